@@ -1,0 +1,57 @@
+# `make help` lists what there is. Everything runs in a virtual environment of its own.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PACKAGES = shared router worker deploy
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-unit check format bench bench-gpu contact-sheet demo-repositories clean
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/demo.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev]"
+	@touch $@
+
+install: $(VENV)/dev.stamp ## Create the virtual environment with everything.
+
+demo: $(VENV)/demo.stamp ## Install what is missing, start everything, print a URL. Ctrl-C stops it.
+	$(BIN)/warmbase up --demo
+
+test: $(VENV)/dev.stamp ## Run all tests.
+	$(BIN)/python -m pytest
+
+test-unit: $(VENV)/dev.stamp ## Run the tests that need no socket.
+	$(BIN)/python -m pytest tests/unit
+
+check: $(VENV)/dev.stamp ## Check format, lint, types and import contracts.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev.stamp ## Format and fix what can be fixed.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev.stamp ## Measure, and print ratios against the reference arms.
+	@for bench in picture_equality swap router startup; do $(BIN)/python tests/bench/$$bench.py || exit 1; done
+
+bench-gpu: $(VENV)/dev.stamp ## Measure on a CUDA device.
+	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python tests/bench/swap.py --device cuda
+
+contact-sheet: $(VENV)/demo.stamp ## Draw docs/contact-sheet.png from a running demo.
+	$(BIN)/python -m deploy.demo.contact_sheet --out docs/contact-sheet.png
+
+demo-repositories: $(VENV)/demo.stamp ## Train the demo's bases and adapters anew (hours; continues where it stopped).
+	$(BIN)/python -m deploy.demo.recipe --work build/recipe
+
+clean: ## Remove the virtual environment and what tools left behind.
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

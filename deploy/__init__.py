@@ -1,0 +1,1 @@
+"""What puts the processes together: the command, the demo, the containers."""
