@@ -1,0 +1,82 @@
+"""Every good demo adapter: is our picture the one that plain diffusers draws, and does the adapter show?
+
+    python tests/bench/picture_equality.py
+
+Prints the largest difference of a pixel (of 255) from diffusers' load and fuse, and the mean difference
+from the base's own picture. Fails when one of ours is further from diffusers than rounding explains.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import swap
+import torch
+from diffusers import DiffusionPipeline
+
+from shared.jobs import GenerationParams
+from shared.refs import RepoId
+from worker.engine.contract import AdapterFault
+from worker.engine.diffusers_engine import DiffusersEngine
+from worker.engine.load import open_base
+from worker.engine.snapshot import Snapshot
+
+TOLERANCE = 2
+PARAMS = GenerationParams(prompt="a red heart on a white background", seed=3)
+BASES = ("shapes-xl", "shapes-sd")
+
+
+def main() -> int:
+    """Compare on each base of the demo."""
+    swap.quieten()
+    print(swap.machine("cpu"))
+    apart = [compare(name) for name in BASES if (swap.HUB / name / "model_index.json").is_file()]
+    return int(max(apart, default=0) > TOLERANCE)
+
+
+def compare(base: str) -> int:
+    """Print a line for each adapter that fits; return the largest difference from diffusers."""
+    snapshot = Snapshot(folder=swap.HUB / base, revision=swap.COMMIT, variant=None)
+    engine = open_base(RepoId("bench/base"), snapshot, device=torch.device("cpu"), dtype=torch.float32)
+    bare = ours(engine)
+    worst = 0
+    print(f"\n{base:42} from diffusers (max)   from the base (mean)")
+    for path in sorted(swap.HUB.glob("*/*.safetensors")):
+        try:
+            adapter = engine.ingest(path)
+        except AdapterFault:
+            continue
+        engine.activate([swap.activation(adapter, path)])
+        picture = ours(engine)
+        apart = int(np.abs(picture - theirs(engine, path)).max())
+        worst = max(worst, apart)
+        name = f"{path.parent.name}/{path.name}"
+        print(f"  {name:40} {apart:20} {np.abs(picture - bare).mean():22.1f}")
+    engine.verify()
+    return worst
+
+
+def ours(engine: DiffusersEngine) -> np.ndarray:
+    return np.asarray(engine.generate(PARAMS, lambda *_: None).image).astype(int)
+
+
+def theirs(engine: DiffusersEngine, path: Path) -> np.ndarray:
+    """Draw with a fresh pipeline: what plain diffusers does for one adapter, and nothing else."""
+    pipeline = DiffusionPipeline.from_pretrained(swap.HUB / _base_of(engine), safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    swap.load(pipeline, path)
+    image = pipeline(
+        PARAMS.prompt,
+        num_inference_steps=engine.info.default_steps,
+        guidance_scale=engine.info.default_guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(PARAMS.seed),
+    ).images[0]
+    return np.asarray(image).astype(int)
+
+
+def _base_of(engine: DiffusersEngine) -> str:
+    return "shapes-xl" if "XL" in engine.info.pipeline_class else "shapes-sd"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Engines over small random bases, and a plain diffusers pipeline of the same weights to compare with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from shared.jobs import GenerationParams
+from shared.refs import AdapterRef, RepoId, Revision
+from tests.tiny_bases import tiny_sd, tiny_xl
+from worker.engine.adapter import CanonicalAdapter
+from worker.engine.contract import Activation
+from worker.engine.diffusers_engine import DiffusersEngine
+from worker.engine.load import open_base
+from worker.engine.snapshot import Snapshot
+
+COMMIT = "0" * 40
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let pass what diffusers' schedulers do to numpy, here only."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"))
+
+
+def open_engine(folder: Path, dtype: torch.dtype = torch.float32) -> DiffusersEngine:
+    snapshot = Snapshot(folder=folder, revision=COMMIT, variant=None)
+    return open_base(RepoId("tests/tiny"), snapshot, device=torch.device("cpu"), dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("xl")
+    tiny_xl().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sd")
+    tiny_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def opened_xl(xl_folder: Path) -> DiffusersEngine:
+    return open_engine(xl_folder)
+
+
+@pytest.fixture(scope="session")
+def opened_sd(sd_folder: Path) -> DiffusersEngine:
+    return open_engine(sd_folder)
+
+
+@pytest.fixture
+def xl(opened_xl: DiffusersEngine) -> Iterator[DiffusersEngine]:
+    """The SDXL engine; whatever a test does to it, the base has to come out of it bit by bit."""
+    yield opened_xl
+    opened_xl.verify()
+
+
+@pytest.fixture
+def sd(opened_sd: DiffusersEngine) -> Iterator[DiffusersEngine]:
+    yield opened_sd
+    opened_sd.verify()
+
+
+@pytest.fixture
+def reference(xl_folder: Path) -> StableDiffusionXLPipeline:
+    """Plain diffusers on the same weights."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(xl_folder, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def activation(adapter: CanonicalAdapter, strength: float = 1.0) -> Activation[CanonicalAdapter]:
+    ref = AdapterRef(
+        repo=RepoId("tests/adapter"),
+        revision=Revision(COMMIT),
+        weight_name="adapter.safetensors",
+        scale=strength,
+    )
+    return Activation(ref=ref, adapter=adapter)
+
+
+def params(**changes: object) -> GenerationParams:
+    return GenerationParams(**{"prompt": "a red circle", "seed": 7, "steps": 2} | changes)
+
+
+def picture(engine: DiffusersEngine, **changes: object) -> bytes:
+    return engine.generate(params(**changes), lambda *_: None).image.tobytes()

@@ -1,0 +1,190 @@
+"""However many swaps went before, and however they ended: the base is the base, bit by bit."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from tests import adapter_files as files
+from tests.integration.worker.engine.conftest import activation, open_engine, params, picture
+from tests.integration.worker.engine.test_merged_weights import everything, weights_of
+from worker.engine.adapter import CanonicalAdapter
+from worker.engine.contract import AdapterFault, BaseDamaged, Interrupted
+from worker.engine.diffusers_engine import DiffusersEngine
+
+COPY = "torch._foreach_copy_"
+
+
+class Broken(Exception):
+    pass
+
+
+def failing_at(call: int, error: type[BaseException] = Broken) -> Callable[..., None]:
+    """A copy that fails once, at its n-th call, and leaves rubbish behind."""
+    calls = iter(range(1_000_000))
+    real = torch._foreach_copy_
+
+    def copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+        if next(calls) == call:
+            targets[0].fill_(torch.nan)
+            raise error
+        real(targets, sources)
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def adapters(opened_xl: DiffusersEngine, tmp_path_factory: pytest.TempPathFactory) -> list[CanonicalAdapter]:
+    folder = tmp_path_factory.mktemp("adapters")
+    pipeline = opened_xl._pipeline
+    targets = everything(opened_xl) + files.convolutions(pipeline)
+    return [
+        opened_xl.ingest(
+            files.write(
+                folder / f"{seed}.safetensors",
+                files.peft(
+                    files.random_layers(
+                        pipeline,
+                        random.Random(seed).sample(targets, 40),  # noqa: S311
+                        rank=lambda n: 2 + n % 3,
+                        seed=seed,
+                        size=0.1,
+                    )
+                ),
+            )
+        )
+        for seed in range(4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def broken_files(opened_xl: DiffusersEngine, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("broken")
+    layers = files.random_layers(opened_xl._pipeline, everything(opened_xl)[:10])
+    poisoned = layers[4].up.clone()
+    poisoned[3, 1] = torch.nan
+    whole = files.write(folder / "whole.safetensors", files.peft(layers))
+    truncated = folder / "truncated.safetensors"
+    truncated.write_bytes(whole.read_bytes()[:-100])
+    return [
+        files.write(folder / "nan.safetensors", files.peft(files.with_factor(layers, 4, up=poisoned))),
+        truncated,
+        files.write(
+            folder / "shape.safetensors",
+            files.peft(files.with_factor(layers, 4, up=torch.zeros(7, layers[4].rank))),
+        ),
+        files.write(
+            folder / "keys.safetensors",
+            {key.replace("down_blocks", "south_blocks"): t for key, t in files.peft(layers).items()},
+        ),
+    ]
+
+
+def test_a_hundred_swaps_some_broken_leave_the_base_and_every_picture_as_in_a_fresh_engine(
+    xl: DiffusersEngine, xl_folder: Path, adapters: list[CanonicalAdapter], broken_files: list[Path]
+) -> None:
+    chance = random.Random(11)  # noqa: S311
+    base = weights_of(xl)
+    bare = picture(xl)
+    last: list[tuple[int, float]] = []
+    for _ in range(100):
+        wanted = [
+            (number, chance.choice([0.5, 1.0, -0.7]))
+            for number in chance.sample(range(4), chance.randint(0, 3))
+        ]
+        activations = [activation(adapters[number], strength) for number, strength in wanted]
+        match chance.randint(0, 9):
+            case 0 | 1:
+                with pytest.raises(AdapterFault):
+                    xl.ingest(chance.choice(broken_files))
+            case 2 | 3:
+                error = chance.choice([Broken, KeyboardInterrupt, MemoryError])
+                with mock.patch(COPY, failing_at(chance.randint(0, 12), error)):
+                    try:
+                        xl.activate(activations)
+                    except error:
+                        wanted = []
+                last = wanted
+            case 4:
+                with pytest.raises(Interrupted):
+                    xl.generate(params(), _stop)
+            case _:
+                xl.activate(activations)
+                last = wanted
+    fresh = open_engine(xl_folder)
+    fresh.activate([activation(adapters[number], strength) for number, strength in last])
+    assert picture(xl) == picture(fresh)
+    xl.activate([])
+    assert picture(xl) == bare
+    assert all(torch.equal(weight, base[name]) for name, weight in weights_of(xl).items())
+
+
+def _stop(done: int, total: int) -> None:
+    raise Interrupted
+
+
+@pytest.mark.parametrize("call", [0, 3, 100])
+@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
+def test_a_swap_that_fails_anywhere_leaves_the_bare_base(
+    xl: DiffusersEngine, adapters: list[CanonicalAdapter], call: int, error: type[BaseException]
+) -> None:
+    base = weights_of(xl)
+    xl.activate([activation(adapters[0])])
+    # one write for each weight, so that there is a 100th
+    with (
+        mock.patch.object(xl._swap._weights, "_batch_bytes", 1),
+        mock.patch(COPY, failing_at(call, error)),
+        pytest.raises(error),
+    ):
+        xl.activate([activation(each) for each in adapters])
+    assert all(torch.equal(weight, base[name]) for name, weight in weights_of(xl).items())
+    assert xl.activate([]).restored == 0, "nothing is active any more"
+
+
+def test_a_failure_that_cannot_be_undone_ends_the_engine(
+    xl_folder: Path, adapters: list[CanonicalAdapter]
+) -> None:
+    engine = open_engine(xl_folder)
+    with mock.patch(COPY, side_effect=Broken), pytest.raises(BaseDamaged):
+        engine.activate([activation(adapters[0])])
+    for use in (lambda: engine.activate([]), lambda: picture(engine), engine.verify):
+        with pytest.raises(BaseDamaged):
+            use()
+
+
+@pytest.mark.parametrize("part", ["unet.conv_in.bias", "vae.decoder.conv_out.weight"])
+def test_a_single_flipped_bit_anywhere_is_found(xl_folder: Path, part: str) -> None:
+    engine = open_engine(xl_folder)
+    component, _, name = part.partition(".")
+    weight = dict(engine._pipeline.components[component].named_parameters())[name]
+    engine.verify()
+    weight.data.view(torch.int32).view(-1)[0] ^= 1
+    with pytest.raises(BaseDamaged):
+        engine.verify()
+    with pytest.raises(BaseDamaged):
+        picture(engine)
+
+
+def test_a_strength_that_is_no_number_is_refused_before_a_weight_is_written(
+    xl: DiffusersEngine, adapters: list[CanonicalAdapter]
+) -> None:
+    for strength in (float("nan"), float("inf")):
+        with pytest.raises(AdapterFault, match="strength"):
+            xl.activate([activation(adapters[0], strength)])
+
+
+def test_a_strength_beyond_the_number_format_is_refused(
+    xl_folder: Path, adapters: list[CanonicalAdapter]
+) -> None:
+    engine = open_engine(xl_folder, torch.float16)
+    with pytest.raises(AdapterFault, match="lower the strength"):
+        engine.activate([activation(adapters[0], 1e6)])
+    engine.verify()
+
+
+def test_an_adapter_of_another_base_is_refused(sd: DiffusersEngine, adapters: list[CanonicalAdapter]) -> None:
+    with pytest.raises(AdapterFault, match="another base"):
+        sd.activate([activation(adapters[0])])

@@ -1,0 +1,1 @@
+"""One process, one warm base: claims jobs, swaps adapters, makes images."""

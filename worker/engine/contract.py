@@ -1,0 +1,147 @@
+"""What the worker needs of an engine. No torch here, so that tests can bring an engine of their own.
+
+An engine owns one warm base. Its methods are called from one thread at a time, except `ingest`, which
+touches no weight and may run beside a generation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from PIL.Image import Image
+
+from shared.jobs import GenerationParams
+from shared.refs import AdapterRef, RepoId
+
+
+class Interrupted(Exception):
+    """Raised by a step callback to stop the generation at once; the engine stays usable."""
+
+
+class AdapterFault(Exception):
+    """The weight file is broken or does not fit the base. The message is for people: what and where.
+
+    Raised before any weight is written.
+    """
+
+
+class BaseDamaged(Exception):
+    """The base's weights are not what they were. The process has to end: no later image can be trusted."""
+
+
+class BrokenImage(Exception):
+    """The generation ended in NaN or infinity. The weights are as they were; drawing again gives the same."""
+
+
+class Adapter(Protocol):
+    """An ingested adapter, ready to be applied: bytes of RAM it takes, and digest of its file."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of RAM."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weight file, hexadecimal."""
+        ...
+
+
+A = TypeVar("A", bound=Adapter)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Activation(Generic[A]):
+    """An adapter with the strength it is wanted at. `ref` names it in plans and logs."""
+
+    ref: AdapterRef
+    adapter: A
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SwapReport:
+    """What a swap did: weights rewritten, weights copied back to pristine."""
+
+    written: int
+    restored: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseInfo:
+    """The warm base: what it is, and what it does when a request leaves a choice open."""
+
+    repo: RepoId
+    revision: str
+    pipeline_class: str
+    device: str
+    dtype: str
+    default_width: int
+    default_height: int
+    default_steps: int
+    default_guidance_scale: float
+    default_scheduler: str
+    size_multiple: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generated:
+    """An image, and the choices that were really made."""
+
+    image: Image
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str
+
+
+StepCallback = Callable[[int, int], None]
+"""Called after each denoising step with steps done and to do; may raise `Interrupted`."""
+
+
+class Engine(Protocol[A]):
+    """One warm base and the adapters that are active in its weights."""
+
+    @property
+    def info(self) -> BaseInfo:
+        """The warm base."""
+        ...
+
+    def ingest(self, path: Path) -> A:
+        """Read and validate a weight file and return it in the form that `activate` applies.
+
+        Raises:
+            AdapterFault: broken, hostile, or made for another base.
+        """
+        ...
+
+    def activate(self, wanted: Sequence[Activation[A]]) -> SwapReport:
+        """Make exactly `wanted` active, from pristine weights; nothing when it is active already.
+
+        A transaction: on any error the base is pristine and nothing is active.
+
+        Raises:
+            AdapterFault: an adapter does not fit.
+            BaseDamaged: the base could not be brought back.
+        """
+        ...
+
+    def generate(self, params: GenerationParams, on_step: StepCallback) -> Generated:
+        """Draw one image with what is active. Keeps nothing of the request afterwards.
+
+        Raises:
+            InvalidRequest: a parameter that this base cannot take.
+            Interrupted: the callback said so.
+            BrokenImage: the image holds NaN or infinity.
+            BaseDamaged: the weights cannot be trusted.
+        """
+        ...
+
+    def verify(self) -> None:
+        """Check the weights against their fingerprint, with nothing active.
+
+        Raises:
+            BaseDamaged: they are not what they were.
+        """
+        ...

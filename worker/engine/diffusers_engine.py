@@ -1,0 +1,79 @@
+"""The engine on diffusers: one warm base, adapters merged into its weights, one image at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from shared.jobs import GenerationParams
+from worker.engine.adapter import CanonicalAdapter
+from worker.engine.contract import Activation, BaseDamaged, BaseInfo, Generated, StepCallback, SwapReport
+from worker.engine.drawing import Drawing, Pipeline
+from worker.engine.fingerprint import fingerprint
+from worker.engine.ingest import ingest
+from worker.engine.swap import Swap
+from worker.engine.targets import find_targets
+from worker.engine.weights import BaseWeights
+
+ADAPTABLE = ("unet", "text_encoder", "text_encoder_2")
+
+
+class DiffusersEngine:
+    """One warm base. It takes the pipeline over: nothing else may touch its weights from then on."""
+
+    def __init__(self, pipeline: Pipeline, info: BaseInfo) -> None:
+        parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+        self._pipeline = pipeline
+        self._info = info
+        self._parts = tuple(parts.values())
+        self._targets = find_targets({name: parts[name] for name in ADAPTABLE if name in parts})
+        self._swap = Swap(BaseWeights(self._targets.weights))
+        self._drawing = Drawing(pipeline, info)
+        self._fingerprint = fingerprint(self._parts)
+
+    @property
+    def info(self) -> BaseInfo:
+        """The warm base."""
+        return self._info
+
+    def ingest(self, path: Path) -> CanonicalAdapter:
+        """Read and validate a weight file. May run beside a generation or a swap.
+
+        Raises:
+            AdapterFault: broken, hostile, or made for another base.
+        """
+        pipeline = self._pipeline
+        return ingest(path, self._targets, type(pipeline).lora_state_dict, pipeline.unet.config)
+
+    def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
+        """Make exactly `wanted` active, computed from pristine weights. All of it happens, or none.
+
+        Raises:
+            AdapterFault: an adapter is of another base, or too strong for the base's number format.
+            BaseDamaged: a failed swap could not be undone.
+        """
+        return self._swap.activate(wanted)
+
+    def generate(self, params: GenerationParams, on_step: StepCallback) -> Generated:
+        """Draw one image with what is active.
+
+        Raises:
+            InvalidRequest: a parameter that this base cannot take.
+            Interrupted: the callback said so.
+            BrokenImage: the image holds NaN or infinity.
+            BaseDamaged: the weights cannot be trusted.
+        """
+        _ = self._swap.active
+        return self._drawing.draw(params, on_step)
+
+    def verify(self) -> None:
+        """Deactivate everything and compare all weights with what they were at the start.
+
+        Raises:
+            BaseDamaged: they differ.
+        """
+        self.activate([])
+        if not torch.equal(fingerprint(self._parts), self._fingerprint):
+            self._swap.condemn()
+            raise BaseDamaged("the base's weights differ from what they were at the start")

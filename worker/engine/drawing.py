@@ -1,0 +1,112 @@
+"""One image from a pipeline, with nothing of one job left for the next."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.image_processor import VaeImageProcessor
+
+from shared.errors import InvalidRequest
+from shared.jobs import GenerationParams
+from worker.engine.contract import BaseInfo, BrokenImage, Generated, StepCallback
+from worker.engine.schedulers import Schedulers
+
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Choice:
+    """What a request left open, decided."""
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: str
+
+
+class Drawing:
+    """Draws images with one pipeline. Scheduler and generator are fresh for every image."""
+
+    def __init__(self, pipeline: Pipeline, info: BaseInfo) -> None:
+        self._pipeline = pipeline
+        self._info = info
+        self._schedulers = Schedulers(pipeline.scheduler)
+        self._vae_dtype = pipeline.vae.dtype
+        pipeline.set_progress_bar_config(disable=True)
+
+    def draw(self, params: GenerationParams, on_step: StepCallback) -> Generated:
+        """Draw an image. Equal parameters and weights give equal bytes, whatever was drawn before.
+
+        Raises:
+            InvalidRequest: a parameter that this base cannot take.
+            Interrupted: the callback said so.
+            BrokenImage: the image holds NaN or infinity.
+        """
+        choice = self._choose(params)
+        self._pipeline.scheduler = self._scheduler(choice)
+        try:
+            image = self._pipeline(
+                prompt=params.prompt,
+                # None is what a call without one gives; SDXL reads an empty text as something else
+                negative_prompt=params.negative_prompt or None,
+                width=choice.width,
+                height=choice.height,
+                num_inference_steps=choice.steps,
+                guidance_scale=choice.guidance_scale,
+                generator=torch.Generator("cpu").manual_seed(params.seed),
+                callback_on_step_end=_reporting(on_step),
+                output_type="pt",
+            ).images
+        finally:
+            if self._pipeline.vae.dtype != self._vae_dtype:
+                # SDXL widens a half-precision VAE to decode, and an error there leaves it wide
+                self._pipeline.vae.to(self._vae_dtype)
+        if not torch.isfinite(image).all():
+            raise BrokenImage("the image came out as NaN or infinity; no picture can be made of it")
+        (picture,) = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(image))
+        return Generated(
+            image=picture,
+            width=choice.width,
+            height=choice.height,
+            steps=choice.steps,
+            guidance_scale=choice.guidance_scale,
+            scheduler=choice.scheduler,
+        )
+
+    def _choose(self, params: GenerationParams) -> _Choice:
+        info = self._info
+        guidance = params.guidance_scale
+        return _Choice(
+            width=self._size("width", params.width or info.default_width),
+            height=self._size("height", params.height or info.default_height),
+            steps=params.steps or info.default_steps,
+            guidance_scale=info.default_guidance_scale if guidance is None else guidance,
+            scheduler=params.scheduler or info.default_scheduler,
+        )
+
+    def _size(self, side: str, pixels: int) -> int:
+        multiple = self._info.size_multiple
+        if pixels < multiple or pixels % multiple:
+            raise InvalidRequest(f"parameters.{side}", f"{pixels} is not a multiple of {multiple}")
+        return pixels
+
+    def _scheduler(self, choice: _Choice) -> Any:  # noqa: ANN401 - diffusers is untyped
+        scheduler = self._schedulers.fresh(choice.scheduler)
+        try:
+            scheduler.set_timesteps(choice.steps)
+        except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+            raise InvalidRequest(
+                "parameters.num_inference_steps",
+                f"{choice.scheduler} cannot make {choice.steps} steps: {error}",
+            ) from error
+        return scheduler
+
+
+def _reporting(on_step: StepCallback) -> Any:  # noqa: ANN401 - a callback in diffusers' own shape
+    def at_step_end(pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
+        on_step(step + 1, pipeline.num_timesteps)
+        return values
+
+    return at_step_end

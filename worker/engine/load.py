@@ -1,0 +1,151 @@
+"""From a base's name to a warm engine."""
+
+import inspect
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import ModelCard
+from transformers.utils import logging as transformers_logging
+
+from shared.refs import RepoId
+from worker.engine.contract import BaseInfo
+from worker.engine.diffusers_engine import DiffusersEngine
+from worker.engine.drawing import Pipeline
+from worker.engine.snapshot import CARD, INDEX, SKIPPED_PARTS, OnStage, Snapshot, fetch_base, pipeline_class
+
+PIPELINES: Mapping[str, type[Pipeline]] = {
+    kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)
+}
+
+log = logging.getLogger(__name__)
+
+
+def load_base(
+    repo: RepoId,
+    *,
+    hub: str,
+    token: str | None,
+    device: str,
+    dtype: str,
+    on_stage: OnStage,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+) -> DiffusersEngine:
+    """Download a base and load it onto the device. The first generation of the engine warms it up.
+
+    Args:
+        repo: the base.
+        hub: address of the Hub.
+        token: for gated and private bases.
+        device: a torch device, or `auto`: CUDA where there is one.
+        dtype: `float32`, `float16`, `bfloat16`, or `auto`: bfloat16 on CUDA, float32 on CPU.
+        on_stage: told what the loading is at.
+        revision: branch, tag or commit; the default branch when None.
+        cache_dir: where downloads are kept; huggingface_hub's own place when None.
+
+    Raises:
+        UnsupportedModel: not a text-to-image pipeline that Warmbase serves.
+        RepoNotFound: the Hub has no such repository, or not for this token.
+        RepoForbidden: it is gated.
+        HubUnavailable: the Hub does not answer.
+    """
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    where = _device(device)
+    number = _dtype(dtype, where)
+    on_stage("asking the Hub")
+    snapshot = fetch_base(
+        repo,
+        revision,
+        hub=hub,
+        token=token,
+        classes=PIPELINES,
+        half=number != torch.float32,
+        cache_dir=cache_dir,
+        on_stage=on_stage,
+    )
+    on_stage("loading")
+    return open_base(repo, snapshot, device=where, dtype=number)
+
+
+def open_base(
+    repo: RepoId, snapshot: Snapshot, *, device: torch.device, dtype: torch.dtype
+) -> DiffusersEngine:
+    """Load a base from the files of a commit.
+
+    Raises:
+        UnsupportedModel: not a text-to-image pipeline that Warmbase serves.
+    """
+    index = json.loads((snapshot.folder / INDEX).read_bytes())
+    kind = PIPELINES[pipeline_class(repo, index, PIPELINES)]
+    expected = inspect.signature(kind.__init__).parameters
+    options: dict[str, Any] = {part: None for part in SKIPPED_PARTS if part in expected}
+    options |= {name: False for name in ("requires_safety_checker", "add_watermarker") if name in expected}
+    pipeline = kind.from_pretrained(
+        snapshot.folder,
+        dtype=dtype,
+        variant=snapshot.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        **options,
+    )
+    pipeline.to(device)
+    info = describe(repo, snapshot, pipeline)
+    log.info("base is loaded", extra={"action": "base_loaded", "base": repo, "revision": info.revision})
+    return DiffusersEngine(pipeline, info)
+
+
+def describe(repo: RepoId, snapshot: Snapshot, pipeline: Pipeline) -> BaseInfo:
+    """Return what the base is, and its choices: its card's, else those of the pipeline's signature."""
+    card = _card_parameters(snapshot.folder)
+    call = inspect.signature(type(pipeline).__call__).parameters
+    side = pipeline.unet.config.sample_size
+    height, width = (side, side) if isinstance(side, int) else side
+    scale = pipeline.vae_scale_factor
+    return BaseInfo(
+        repo=repo,
+        revision=snapshot.revision,
+        pipeline_class=type(pipeline).__name__,
+        device=str(pipeline.device),
+        dtype=str(pipeline.dtype).removeprefix("torch."),
+        default_width=int(card.get("width", width * scale)),
+        default_height=int(card.get("height", height * scale)),
+        default_steps=int(card.get("num_inference_steps", call["num_inference_steps"].default)),
+        default_guidance_scale=float(card.get("guidance_scale", call["guidance_scale"].default)),
+        default_scheduler=type(pipeline.scheduler).__name__,
+        size_multiple=math.lcm(8, scale),  # the pipelines ask for 8, the VAE for its own factor
+    )
+
+
+def _card_parameters(folder: Path) -> Mapping[str, float]:
+    """Return the numbers of `inference.parameters` in the base's card; the operator chose this base."""
+    if not (folder / CARD).is_file():
+        return {}
+    inference = ModelCard.load(folder / CARD).data.to_dict().get("inference")
+    parameters = inference.get("parameters") if isinstance(inference, dict) else None
+    if not isinstance(parameters, dict):
+        return {}
+    return {
+        name: value
+        for name, value in parameters.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]

@@ -1,0 +1,43 @@
+"""Which weights a swap writes and which it copies back. Pure: names and numbers only."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+Mix = tuple[tuple[str, float], ...]
+"""Adapters by digest, each with its strength, in the one order in which their changes are summed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SwapPlan:
+    """The weights to write as pristine plus their mix, and those to copy back to pristine."""
+
+    write: tuple[str, ...]
+    restore: tuple[str, ...]
+
+
+def mix(wanted: Iterable[tuple[str, float]]) -> Mix:
+    """Return what `wanted` amounts to: equal adapters added up, those without effect left out.
+
+    Sums of floats depend on their order, so the order is fixed here: a request's picture does not depend
+    on the order in which it names its adapters.
+    """
+    strengths: dict[str, list[float]] = {}
+    for digest, strength in wanted:
+        strengths.setdefault(digest, []).append(strength)
+    sums = {digest: math.fsum(parts) for digest, parts in strengths.items()}
+    return tuple((digest, total) for digest, total in sorted(sums.items()) if total != 0.0)
+
+
+def plan_swap(active: Mix, wanted: Mix, weights_of: Mapping[str, Collection[str]]) -> SwapPlan:
+    """Plan the way from `active` to `wanted`; `weights_of` names the weights that a digest changes.
+
+    All weights of `wanted` are written, also those whose part of the mix stays the same: weights are
+    computed in batches, and the last bit of one may depend on what stands beside it in its batch. So what
+    a weight becomes depends on `wanted` alone, never on what was active before.
+    """
+    if active == wanted:
+        return SwapPlan(write=(), restore=())
+    touched = {weight for digest, _ in active for weight in weights_of[digest]}
+    write = {weight for digest, _ in wanted for weight in weights_of[digest]}
+    return SwapPlan(write=tuple(sorted(write)), restore=tuple(sorted(touched - write)))

@@ -1,0 +1,42 @@
+"""The schedulers that a base may be run with. A scheduler has state, so every job gets a fresh one."""
+
+from collections.abc import Iterator
+
+from diffusers import LCMScheduler, SchedulerMixin, TCDScheduler
+
+from shared.errors import InvalidRequest
+
+
+class Schedulers:
+    """Makes schedulers by class name, each from the configuration that the base came with."""
+
+    def __init__(self, original: SchedulerMixin) -> None:
+        self._config = dict(original.config)
+        self._classes = {kind.__name__: kind for kind in self._constructible(original)}
+        self.default: str = type(original).__name__
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names that a request may ask for."""
+        return tuple(sorted(self._classes))
+
+    def fresh(self, name: str) -> SchedulerMixin:
+        """Return a new scheduler.
+
+        Raises:
+            InvalidRequest: no such scheduler fits the base.
+        """
+        if name not in self._classes:
+            raise InvalidRequest(
+                "parameters.scheduler", f"{name!r} does not fit this base; it takes {', '.join(self.names)}"
+            )
+        return self._classes[name].from_config(self._config)
+
+    def _constructible(self, original: SchedulerMixin) -> Iterator[type[SchedulerMixin]]:
+        """Yield the compatible classes that work with the configuration and the libraries that are here."""
+        for kind in (type(original), *original.compatibles, LCMScheduler, TCDScheduler):
+            try:
+                kind.from_config(self._config).set_timesteps(2)
+            except (ImportError, TypeError, ValueError, NotImplementedError):
+                continue
+            yield kind

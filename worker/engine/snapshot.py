@@ -1,0 +1,174 @@
+"""A base's files on this machine: which commit, which files of it, and their download."""
+
+import io
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound, UnsupportedModel
+from shared.refs import RepoId
+
+OnStage = Callable[[str], None]
+"""Called with a few words on what the loading is at."""
+
+INDEX = "model_index.json"
+CARD = "README.md"
+
+SKIPPED_PARTS = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+"""Parts of a text-to-image pipeline that are not used here."""
+
+_WEIGHTS = ("diffusion_pytorch_model", "model")
+_HALF = "fp16"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """One commit of a base in a local folder; `variant` names the weights that were chosen, if any."""
+
+    folder: Path
+    revision: str
+    variant: str | None
+
+
+def fetch_base(
+    repo: RepoId,
+    revision: str | None,
+    *,
+    hub: str,
+    token: str | None,
+    classes: Collection[str],
+    half: bool,
+    cache_dir: Path | None,
+    on_stage: OnStage,
+) -> Snapshot:
+    """Resolve the commit, and download what the pipeline needs and this machine does not have.
+
+    `hub` is its address, `classes` are the pipelines that are served, and `half` takes the half-precision
+    weights where the repository has both.
+
+    Raises:
+        RepoNotFound: the Hub knows no such repository or revision, or hides it from this token.
+        RepoForbidden: it is gated.
+        HubUnavailable: the Hub does not answer.
+        UnsupportedModel: no pipeline that is served, or one without safetensors.
+    """
+    try:
+        info = HfApi(endpoint=hub, token=token).model_info(repo, revision=revision)
+        files = [each.rfilename for each in info.siblings or ()]
+        if INDEX not in files:
+            raise UnsupportedModel(f"{repo} is no diffusers pipeline: it has no {INDEX}")
+        index = hf_hub_download(
+            repo, INDEX, revision=info.sha, endpoint=hub, token=token, cache_dir=cache_dir
+        )
+        parts = json.loads(Path(index).read_bytes())
+        pipeline_class(repo, parts, classes)
+        variant = choose_variant(files, half=half)
+        folder = snapshot_download(
+            repo,
+            revision=info.sha,
+            endpoint=hub,
+            token=token,
+            cache_dir=cache_dir,
+            allow_patterns=list(needed_files(parts, files, variant)),
+            tqdm_class=_bar_to(on_stage),
+        )
+    except GatedRepoError as error:
+        raise RepoForbidden(f"{repo} is gated: accept its terms on the Hub and set HF_TOKEN") from error
+    except LocalEntryNotFoundError as error:
+        raise HubUnavailable(f"{repo} could not be downloaded: the Hub does not answer") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
+        raise RepoNotFound(f"the Hub has no {repo}, or not for this token") from error
+    except (httpx2.HTTPError, OSError) as error:
+        raise HubUnavailable(f"{repo} could not be downloaded: {error}") from error
+    return Snapshot(folder=Path(folder), revision=str(info.sha), variant=variant)
+
+
+def pipeline_class(repo: RepoId, index: Mapping[str, Any], classes: Collection[str]) -> str:
+    """Return the class that `index` (model_index.json) asks for.
+
+    Raises:
+        UnsupportedModel: it is none of `classes`.
+    """
+    name = index.get("_class_name")
+    if name not in classes:
+        raise UnsupportedModel(f"{repo} is a {name}; the pipelines served are {' and '.join(classes)}")
+    return str(name)
+
+
+def choose_variant(files: Iterable[str], *, half: bool) -> str | None:
+    """Return the variant of the weights to load: the half-precision one when wanted or when alone."""
+    weights = [PurePosixPath(file) for file in files if _is_weight(PurePosixPath(file))]
+    halves = {file.parent for file in weights if _variant_of(file) == _HALF}
+    full = {file.parent for file in weights if _variant_of(file) is None}
+    if halves and (halves > full or (half and halves == full)):
+        return _HALF
+    return None
+
+
+def needed_files(index: Mapping[str, Any], files: Iterable[str], variant: str | None) -> tuple[str, ...]:
+    """Return the files that the pipeline of `index` (model_index.json) is loaded from; no code, no pickles.
+
+    Raises:
+        UnsupportedModel: a part has weights, but none in safetensors.
+    """
+    parts = {name for name, kind in index.items() if _is_part(kind)} - SKIPPED_PARTS
+    needed = []
+    weightless = {name for name in parts if any(word in index[name][1] for word in ("Model", "Autoencoder"))}
+    for text in files:
+        file = PurePosixPath(text)
+        if text in (INDEX, CARD):
+            needed.append(text)
+        elif file.parent.as_posix() in parts:
+            if file.suffix in (".json", ".txt"):
+                needed.append(text)
+            elif _is_weight(file) and _variant_of(file) == variant:
+                needed.append(text)
+                weightless.discard(file.parent.as_posix())
+    if weightless:
+        raise UnsupportedModel(
+            f"its {', '.join(sorted(weightless))} has no safetensors weights, and pickled ones are not read"
+        )
+    return tuple(needed)
+
+
+def _is_part(kind: object) -> bool:
+    return isinstance(kind, list) and len(kind) == 2 and all(isinstance(each, str) for each in kind)
+
+
+def _is_weight(file: PurePosixPath) -> bool:
+    return file.suffix == ".safetensors" and file.name.split(".")[0].split("-")[0] in _WEIGHTS
+
+
+def _variant_of(file: PurePosixPath) -> str | None:
+    """Return `fp16` of `model.fp16.safetensors` and of `model.fp16-00001-of-00002.safetensors`."""
+    middle = file.name.split(".")[1:-1]
+    return middle[0].split("-")[0] if middle else None
+
+
+def _bar_to(on_stage: OnStage) -> type[Any]:
+    """Return a progress bar for huggingface_hub that speaks to `on_stage` instead of a terminal."""
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - tqdm's own signature
+            super().__init__(*args, **{**options, "file": io.StringIO()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            moved: bool | None = super().update(n)
+            if self.unit == "B" and self.total:
+                on_stage(f"downloading {self.n / 1e6:.0f} of {self.total / 1e6:.0f} MB")
+            return moved
+
+    return Bar

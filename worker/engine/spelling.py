@@ -1,0 +1,133 @@
+"""From a file's keys to layers. diffusers' own converters translate; what they would drop is refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from diffusers.utils.state_dict_utils import (
+    StateDictType,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
+from torch import Tensor
+
+from worker.engine.contract import AdapterFault
+
+V = TypeVar("V")
+
+_DOWN = ".lora_A.weight"
+_UP = ".lora_B.weight"
+_CONVERSION_ERRORS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
+
+
+class Converter(Protocol):
+    """`lora_state_dict` of a pipeline's class: Kohya's keys become diffusers'."""
+
+    def __call__(
+        self, state: dict[str, Tensor], /, **options: object
+    ) -> tuple[dict[str, Tensor], dict[str, float] | None, object]:
+        """Return the tensors and the alphas by diffusers' names, and metadata; consumes `state`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpelledLayer:
+    """The factors of one module, as the file holds them; alpha where the file has one for it."""
+
+    component: str
+    module: str
+    up: Tensor
+    down: Tensor
+    alpha: float | None
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f"{self.component}.{self.module}"
+
+
+def spell(
+    tensors: Mapping[str, Tensor], components: tuple[str, ...], convert: Converter, unet_config: object
+) -> list[SpelledLayer]:
+    """Return the layers that `tensors` hold: diffusers' and PEFT's keys, diffusers' old ones, Kohya's.
+
+    Raises:
+        AdapterFault: a key that no converter understands, or half of a layer.
+    """
+    try:
+        state, alphas, _ = convert(dict(tensors), unet_config=unet_config, return_lora_metadata=True)
+    except _CONVERSION_ERRORS as error:
+        raise AdapterFault(f"its keys follow no known format: {_brief(error)}") from error
+    alphas = alphas or {}
+    if len(state) + len(alphas) != len(tensors):
+        raise AdapterFault(
+            f"its keys mix formats: {len(tensors) - len(state) - len(alphas)} of {len(tensors)} tensors "
+            "would be dropped"
+        )
+    by_component = _split(state, components)
+    alphas_of = _split({_factor_key(key): alpha for key, alpha in alphas.items()}, components)
+    return [
+        layer
+        for component, part in by_component.items()
+        for layer in _layers(component, _to_peft(component, part), _to_peft(component, alphas_of[component]))
+    ]
+
+
+def _split(values: Mapping[str, V], components: tuple[str, ...]) -> dict[str, dict[str, V]]:
+    parts: dict[str, dict[str, V]] = {component: {} for component in components}
+    for key, value in values.items():
+        component, _, rest = key.partition(".")
+        if component not in parts:
+            raise AdapterFault(
+                f"{key!r} belongs to no part of this base ({', '.join(components)}); "
+                "the adapter was made for another kind of model"
+            )
+        parts[component][rest] = value
+    return parts
+
+
+def _factor_key(alpha_key: str) -> str:
+    """Return a factor's key of the layer that an alpha belongs to, so that both are converted alike.
+
+    diffusers makes some alpha keys from the layer's name and others from the whole key of a factor.
+    """
+    layer = alpha_key.removesuffix(".alpha")
+    return layer if layer.endswith(".weight") else f"{layer}.lora.down.weight"
+
+
+def _to_peft(component: str, part: dict[str, V]) -> dict[str, V]:
+    """Respell keys as PEFT does: `<module>.lora_A.weight` is down, `lora_B` is up."""
+    if component == "unet":
+        converted = convert_unet_state_dict_to_peft(part)
+    else:
+        # both ages of diffusers' text-encoder keys; neither translation changes what is PEFT's already
+        for age in (StateDictType.DIFFUSERS_OLD, StateDictType.DIFFUSERS):
+            part = convert_state_dict_to_peft(part, original_type=age)
+        converted = part
+    return dict(converted)
+
+
+def _layers(component: str, tensors: dict[str, Tensor], alphas: dict[str, float]) -> list[SpelledLayer]:
+    layers = []
+    ups = {key.removesuffix(_UP): tensor for key, tensor in tensors.items() if key.endswith(_UP)}
+    for key, down in tensors.items():
+        module = key.removesuffix(_DOWN)
+        if key.endswith(_UP):
+            continue
+        if module == key:
+            raise AdapterFault(f"{component}.{key}: not the key of a LoRA factor")
+        if module not in ups:
+            raise AdapterFault(f"{component}.{module}: has a down factor, but no up factor")
+        alpha = alphas.get(key)
+        layers.append(
+            SpelledLayer(component=component, module=module, up=ups.pop(module), down=down, alpha=alpha)
+        )
+    if ups:
+        raise AdapterFault(f"{component}.{next(iter(ups))}: has an up factor, but no down factor")
+    return layers
+
+
+def _brief(error: Exception) -> str:
+    """Return the error in a line: converters list every key."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -1,0 +1,93 @@
+"""The swap as a transaction: either all that is wanted is in the weights, or nothing is."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from worker.engine.adapter import CanonicalAdapter
+from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
+from worker.engine.plan import Mix, mix, plan_swap
+from worker.engine.weights import BaseWeights, Change
+
+
+class Swap:
+    """What is active in a base's weights, and the way to something else.
+
+    The mix is None from the first write of a swap to its last, and stays so when a failure could not be
+    undone: then nothing but `BaseDamaged` comes from here.
+    """
+
+    def __init__(self, weights: BaseWeights) -> None:
+        self._weights = weights
+        self._mix: Mix | None = ()
+        self._adapters: Mapping[str, CanonicalAdapter] = {}
+
+    @property
+    def active(self) -> Mix:
+        """Digests and strengths of what is in the weights.
+
+        Raises:
+            BaseDamaged: nobody knows.
+        """
+        if self._mix is None:
+            raise BaseDamaged("an earlier failure left the base's weights in an unknown state")
+        return self._mix
+
+    def condemn(self) -> None:
+        """Declare the weights untrustworthy, for good."""
+        self._mix = None
+
+    def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
+        """Make exactly `wanted` active.
+
+        Raises:
+            AdapterFault: an adapter is of another base, or too strong for the base's number format.
+            BaseDamaged: a failed swap could not be undone.
+        """
+        self._validate(wanted)
+        target = mix((each.adapter.digest, each.ref.scale) for each in wanted)
+        adapters = {each.adapter.digest: each.adapter for each in wanted}
+        weights_of = {digest: each.changes for digest, each in {**self._adapters, **adapters}.items()}
+        plan = plan_swap(self.active, target, weights_of)
+        self._weights.keep(plan.write)
+        if plan.write or plan.restore:
+            self._mix = None
+            try:
+                self._weights.write(_changes(plan.write, target, adapters))
+                self._weights.restore(plan.restore)
+            except BaseException:
+                self._undo()
+                raise
+        self._mix, self._adapters = target, {digest: adapters[digest] for digest, _ in target}
+        return SwapReport(written=len(plan.write), restored=len(plan.restore))
+
+    def _validate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> None:
+        reach = 0.0
+        for each in wanted:
+            name = f"{each.ref.repo}/{each.ref.weight_name}"
+            if not math.isfinite(each.ref.scale):
+                raise AdapterFault(f"{name}: its strength is {each.ref.scale}, which is no number to use")
+            if not each.adapter.changes.keys() <= self._weights.names:
+                raise AdapterFault(f"{name}: was ingested for another base")
+            reach += abs(each.ref.scale) * each.adapter.reach
+        if not reach <= self._weights.headroom:
+            raise AdapterFault(
+                f"changes of up to {reach:.3g} at the strengths asked for could exceed the base's number "
+                "format; lower the strength"
+            )
+
+    def _undo(self) -> None:
+        try:
+            self._weights.restore()
+        except Exception as error:
+            raise BaseDamaged("a failed swap could not be undone") from error
+        self._mix, self._adapters = (), {}
+
+
+def _changes(
+    names: Sequence[str], target: Mix, adapters: Mapping[str, CanonicalAdapter]
+) -> dict[str, list[Change]]:
+    changes: dict[str, list[Change]] = {name: [] for name in names}
+    for digest, strength in target:
+        for name, parts in adapters[digest].changes.items():
+            changes[name] += [(part, strength) for part in parts]
+    return changes
