@@ -1,0 +1,1 @@
+"""Words, data, contracts and Redis: what router and worker have in common."""

@@ -1,0 +1,198 @@
+"""Configuration: read once, in `main`, into frozen objects that are passed down.
+
+This is the only reader of environment variables. A bad value names its variable and stops the process.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from shared.errors import InvalidRequest
+from shared.refs import RepoId, parse_repo_id
+
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+DEFAULT_HUB = "https://huggingface.co"
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A variable holds a value that cannot be used; the message names both."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one request may ask for."""
+
+    max_steps: int = 150
+    max_side: int = 2048
+    max_pixels: int = 2048 * 2048
+    max_adapters: int = 8
+    max_scale: float = 4.0
+    max_prompt: int = 4000
+    max_guidance: float = 50.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommonConfig:
+    """What router and worker both need.
+
+    Attributes:
+        secret: seals callers' Hub tokens on their way to the worker; empty means that adapters which
+            need the caller's token are refused.
+        hub: address of the Hub.
+        hub_token: the deployment's own token, for what the operator's bases need; never used for what a
+            caller asks for.
+    """
+
+    redis_url: str
+    hub: str
+    hub_token: str | None
+    secret: str
+    log_level: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouterConfig:
+    """The router's configuration. Times are in seconds."""
+
+    common: CommonConfig
+    limits: Limits
+    host: str
+    port: int
+    request_timeout: float
+    metadata_ttl: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerConfig:
+    """The worker's configuration. Times are in seconds, sizes in bytes.
+
+    Attributes:
+        device: a torch device, or `auto`.
+        dtype: `float32`, `float16`, `bfloat16`, or `auto`: bfloat16 on CUDA, float32 on CPU.
+        probe_port: where health, readiness and metrics are served; 0 picks a free port.
+        max_adapter_bytes: larger weight files are refused.
+        ram_budget: bytes of adapters kept in RAM.
+        drain: seconds that a running job gets to finish after SIGTERM.
+        stall: seconds without a denoising step after which the worker gives itself up.
+    """
+
+    common: CommonConfig
+    base: RepoId
+    device: str
+    dtype: str
+    host: str
+    probe_port: int
+    max_adapter_bytes: int
+    ram_budget: int
+    drain: float
+    stall: float
+
+
+def router_config(environ: Mapping[str, str] = os.environ) -> RouterConfig:
+    """Read the router's configuration.
+
+    Raises:
+        ConfigError: a variable holds a value that cannot be used.
+    """
+    return RouterConfig(
+        common=_common(environ),
+        limits=Limits(),
+        host=environ.get("WARMBASE_HOST", "127.0.0.1"),
+        port=_read(environ, "WARMBASE_PORT", 8000, _port),
+        request_timeout=_read(environ, "WARMBASE_REQUEST_TIMEOUT", 300.0, _positive),
+        metadata_ttl=_read(environ, "WARMBASE_METADATA_TTL", 300.0, _positive),
+    )
+
+
+def worker_config(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
+    """Read the worker's configuration.
+
+    Raises:
+        ConfigError: a variable is missing or holds a value that cannot be used.
+    """
+    if "WARMBASE_BASE" not in environ:
+        raise ConfigError("WARMBASE_BASE is not set: name the base model, as organisation/name")
+    return WorkerConfig(
+        common=_common(environ),
+        base=_read(environ, "WARMBASE_BASE", None, _repo),
+        device=environ.get("WARMBASE_DEVICE", "auto"),
+        dtype=_read(environ, "WARMBASE_DTYPE", "auto", _one_of("auto", "float32", "float16", "bfloat16")),
+        host=environ.get("WARMBASE_HOST", "127.0.0.1"),
+        probe_port=_read(environ, "WARMBASE_PROBE_PORT", 0, _port),
+        max_adapter_bytes=_read(environ, "WARMBASE_MAX_ADAPTER_BYTES", 4 << 30, _count),
+        ram_budget=_read(environ, "WARMBASE_RAM_BUDGET", 4 << 30, _count),
+        drain=_read(environ, "WARMBASE_DRAIN", 20.0, _positive),
+        stall=_read(environ, "WARMBASE_STALL", 120.0, _positive),
+    )
+
+
+def _common(environ: Mapping[str, str]) -> CommonConfig:
+    return CommonConfig(
+        redis_url=_redis_url(environ),
+        hub=_read(environ, "HF_ENDPOINT", DEFAULT_HUB, _http_url),
+        hub_token=environ.get("HF_TOKEN") or None,
+        secret=environ.get("WARMBASE_SECRET", ""),
+        log_level=_read(environ, "WARMBASE_LOG_LEVEL", "info", _one_of("debug", "info", "warning", "error")),
+    )
+
+
+def _redis_url(environ: Mapping[str, str]) -> str:
+    url = environ.get("REDIS_URL", DEFAULT_REDIS_URL)
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        # without its value, which may hold a password
+        raise ConfigError("REDIS_URL: has to begin with redis://, rediss:// or unix://")
+    return url
+
+
+def _read(environ: Mapping[str, str], name: str, default: T | None, parse: Callable[[str], T]) -> T:
+    """Parse a variable. A default of None means that the variable is there."""
+    text = environ.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return parse(text or "")
+    except (ValueError, InvalidRequest) as error:
+        raise ConfigError(f"{name}={text!r}: {error}") from error
+
+
+def _http_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("has to begin with http:// or https://")
+    return text.rstrip("/")
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError("a port is between 0 and 65535")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError("has to be above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise ValueError("has to be above 0")
+    return value
+
+
+def _repo(text: str) -> RepoId:
+    return parse_repo_id(text, "base")
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"has to be one of {', '.join(choices)}")
+        return text
+
+    return parse

@@ -1,0 +1,89 @@
+"""Which bases are served now: workers announce themselves, routers look."""
+
+import json
+from dataclasses import asdict, dataclass
+from itertools import groupby
+
+from redis.asyncio import Redis
+
+from shared.jobs import WorkerId
+from shared.queue.keys import POOLS
+from shared.redis_client import one_round_trip, translate_errors
+from shared.refs import RepoId
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerInfo:
+    """What a worker says of itself.
+
+    Attributes:
+        base_revision: commit of the warm base.
+        pipeline_class: the diffusers class of the base, as in its model_index.json.
+    """
+
+    id: WorkerId
+    base: RepoId
+    base_revision: str
+    pipeline_class: str
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BasePool:
+    """The live workers of one base."""
+
+    base: RepoId
+    workers: tuple[WorkerInfo, ...]
+
+
+class PoolDirectory:
+    """The live workers of all bases.
+
+    Every method raises `QueueUnavailable` when Redis cannot serve it now.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def announce(self, worker: WorkerInfo, ttl: float) -> None:
+        """Say that `worker` lives for the next `ttl` seconds."""
+        with translate_errors():
+            now = await self._now()
+            pipeline = one_round_trip(self._redis)
+            pipeline.zremrangebyscore(POOLS, "-inf", now)
+            pipeline.zadd(POOLS, {_encode(worker): now + ttl})
+            await pipeline.execute()
+
+    async def withdraw(self, worker: WorkerInfo) -> None:
+        """Say that `worker` leaves."""
+        with translate_errors():
+            await self._redis.zrem(POOLS, _encode(worker))
+
+    async def live(self) -> tuple[BasePool, ...]:
+        """Return the pools that have a live worker, sorted by base; in them the workers by id."""
+        with translate_errors():
+            pipeline = one_round_trip(self._redis)
+            (seconds, _), members = await pipeline.time().zrange(POOLS, 0, -1, withscores=True).execute()
+        alive = [_decode(member) for member, expiry in members if expiry > seconds]
+        workers = sorted((worker for worker in alive if worker), key=lambda worker: (worker.base, worker.id))
+        return tuple(
+            BasePool(base=base, workers=tuple(group))
+            for base, group in groupby(workers, key=lambda worker: worker.base)
+        )
+
+    async def _now(self) -> float:
+        seconds, microseconds = await self._redis.time()
+        return seconds + microseconds / 1_000_000
+
+
+def _encode(worker: WorkerInfo) -> str:
+    return json.dumps(asdict(worker), sort_keys=True)
+
+
+def _decode(member: bytes) -> WorkerInfo | None:
+    """Return the worker; None for one of another version, which this process cannot use."""
+    try:
+        return WorkerInfo(**json.loads(member))
+    except TypeError:
+        return None

@@ -1,0 +1,65 @@
+"""Identity of things on the Hub: repository ids, commits, and adapters pinned to both."""
+
+import re
+from dataclasses import dataclass
+from typing import NewType
+
+from shared.errors import InvalidRequest
+
+RepoId = NewType("RepoId", str)
+"""`organisation/name`, already validated."""
+
+Revision = NewType("Revision", str)
+"""A commit: 40 lower-case hexadecimal digits."""
+
+MAX_PART_LENGTH = 96
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_REVISION = re.compile(r"[0-9a-f]{40}")
+
+
+def parse_repo_id(text: str, field: str = "model") -> RepoId:
+    """Return `text` as a repository id of the form `organisation/name`.
+
+    The rules are the Hub's (`validate_repo_id` in huggingface_hub), so an id that could not exist is
+    refused before any call is made, and no id can name a path.
+
+    Raises:
+        InvalidRequest: the id breaks a rule; the message says which.
+    """
+    parts = text.split("/")
+    if len(parts) != 2:
+        raise InvalidRequest(field, "a model id has the form 'organisation/name'")
+    for part in parts:
+        if len(part) > MAX_PART_LENGTH:
+            raise InvalidRequest(field, f"each part has at most {MAX_PART_LENGTH} characters")
+        if not _PART.fullmatch(part) or part[-1] in "-." or "--" in part or ".." in part:
+            raise InvalidRequest(
+                field,
+                "each part consists of letters, digits, '_', '-' and '.', "
+                "begins with a letter, a digit or '_', does not end with '-' or '.', "
+                "and has no '--' or '..'",
+            )
+    if parts[1].endswith(".git"):
+        raise InvalidRequest(field, "a model id does not end with '.git'")
+    return RepoId(text)
+
+
+def parse_revision(text: str) -> Revision:
+    """Return `text` as a commit; a branch or tag name has to be resolved first.
+
+    Raises:
+        ValueError: `text` is not 40 hexadecimal digits.
+    """
+    if not _REVISION.fullmatch(text):
+        raise ValueError(f"not a commit: {text!r}")
+    return Revision(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterRef:
+    """One weight file of one commit of a repository, and the strength it is asked for."""
+
+    repo: RepoId
+    revision: Revision
+    weight_name: str
+    scale: float = 1.0

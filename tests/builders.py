@@ -1,0 +1,107 @@
+"""One builder per core type: a valid value, changed where the test needs it."""
+
+from dataclasses import replace
+from typing import Any
+
+from shared.errors import ErrorCode
+from shared.jobs import (
+    GenerationParams,
+    Job,
+    JobError,
+    JobRecord,
+    JobResult,
+    JobStatus,
+    Timings,
+    WorkerId,
+    new_job_id,
+)
+from shared.pools import WorkerInfo
+from shared.queue.queue import Lease, Progress
+from shared.refs import AdapterRef, RepoId, Revision
+
+BASE = RepoId("warmbase/shapes-xl")
+WORKER = WorkerId("worker-1")
+COMMIT = Revision("0123456789abcdef0123456789abcdef01234567")
+
+
+def an_adapter(**changes: Any) -> AdapterRef:
+    """An adapter pinned to a commit and a file."""
+    adapter = AdapterRef(
+        repo=RepoId("someone/crayon"), revision=COMMIT, weight_name="pytorch_lora_weights.safetensors"
+    )
+    return replace(adapter, **changes)
+
+
+def some_params(**changes: Any) -> GenerationParams:
+    """A prompt and a seed; all else is left to the base."""
+    return replace(GenerationParams(prompt="a red circle", seed=7), **changes)
+
+
+def a_job(**changes: Any) -> Job:
+    """A fresh job on `BASE` with one adapter."""
+    base = changes.get("base", BASE)
+    job = Job(id=new_job_id(base), base=base, adapters=(an_adapter(),), params=some_params(), timeout=60.0)
+    return replace(job, **changes)
+
+
+def a_lease(**changes: Any) -> Lease:
+    """The first attempt of a fresh job."""
+    job = changes.pop("job", None) or a_job()
+    return replace(Lease(job=job, worker=WORKER, fence=1, attempt=1), **changes)
+
+
+def some_progress(**changes: Any) -> Progress:
+    """Three steps of twenty."""
+    lease = changes.pop("lease", None) or a_lease()
+    return replace(Progress(lease=lease, step=3, total=20), **changes)
+
+
+def some_timings(**changes: Any) -> Timings:
+    """A hot swap and a short generation."""
+    return replace(Timings(fetch=0.0, swap=0.004, inference=2.5, encode=0.03), **changes)
+
+
+def a_result(**changes: Any) -> JobResult:
+    """A small PNG made with `an_adapter()`."""
+    result = JobResult(
+        blob="0123456789abcdef-1",
+        media_type="image/png",
+        digest="ab" * 32,
+        size=1234,
+        base_revision=COMMIT,
+        adapters=(an_adapter(),),
+        seed=7,
+        steps=20,
+        guidance_scale=5.0,
+        scheduler="EulerDiscreteScheduler",
+        width=64,
+        height=64,
+        timings=some_timings(),
+    )
+    return replace(result, **changes)
+
+
+def an_error(**changes: Any) -> JobError:
+    """A worker's fault."""
+    return replace(JobError(code=ErrorCode.WORKER_FAULT, message="the worker ran out of memory"), **changes)
+
+
+def a_record(**changes: Any) -> JobRecord:
+    """A job that waits."""
+    record = JobRecord(
+        id=new_job_id(BASE), status=JobStatus.QUEUED, attempts=0, crashes=0, enqueued_at=1_700_000_000.0
+    )
+    return replace(record, **changes)
+
+
+def a_worker(**changes: Any) -> WorkerInfo:
+    """A CPU worker of `BASE`."""
+    worker = WorkerInfo(
+        id=WORKER,
+        base=BASE,
+        base_revision=COMMIT,
+        pipeline_class="StableDiffusionXLPipeline",
+        device="cpu",
+        dtype="float32",
+    )
+    return replace(worker, **changes)

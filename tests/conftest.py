@@ -1,0 +1,42 @@
+"""What every test shares: its marker, and a real server for those that need one."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from deploy import embedded_valkey
+
+HERE = Path(__file__).parent
+MARKED = {"unit", "contracts", "integration", "e2e", "browser", "gpu"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with the folder it lies in, so that nobody forgets to."""
+    for item in items:
+        folder = item.path.relative_to(HERE).parts[0]
+        if folder in MARKED:
+            item.add_marker(folder)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[embedded_valkey.EmbeddedValkey]:
+    """One private server for the whole run. Without a binary: skipped here, an error in CI."""
+    try:
+        server = embedded_valkey.start()
+    except embedded_valkey.ServerMissing as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: embedded_valkey.EmbeddedValkey) -> str:
+    """The address of an empty server."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url

@@ -1,0 +1,91 @@
+import pytest
+
+from shared.jobs import JobStatus
+from shared.queue.queue import Enqueued
+from tests.builders import a_job
+
+
+async def test_a_new_job_waits(queue, record_of):
+    job = a_job()
+    assert await queue.enqueue(job) is Enqueued.ADDED
+    record = await record_of(job.id)
+    assert record.status is JobStatus.QUEUED
+    assert (record.attempts, record.crashes, record.started_at, record.progress) == (0, 0, None, None)
+    assert await queue.depth() == (1, 0)
+
+
+async def test_the_time_of_enqueue_is_the_servers(queue, record_of, redis):
+    before, _ = await redis.time()
+    job = a_job()
+    await queue.enqueue(job)
+    after, _ = await redis.time()
+    assert before <= (await record_of(job.id)).enqueued_at <= after + 1
+
+
+async def test_the_same_job_twice_waits_once(queue):
+    job = a_job()
+    await queue.enqueue(job)
+    assert await queue.enqueue(job) is Enqueued.KNOWN
+    assert await queue.depth() == (1, 0)
+
+
+async def test_a_running_job_is_left_running(queue, run_a_job):
+    lease = await run_a_job()
+    assert await queue.enqueue(lease.job) is Enqueued.KNOWN
+    assert await queue.depth() == (0, 1)
+
+
+async def test_an_ended_job_stays_ended(queue, run_a_job, record_of):
+    lease = await run_a_job()
+    await queue.cancel(lease.job.id)
+    await queue.release(lease)
+    assert await queue.enqueue(lease.job) is Enqueued.KNOWN
+    assert (await record_of(lease.job.id)).status is JobStatus.CANCELLED
+    assert await queue.depth() == (0, 0)
+
+
+async def test_a_full_queue_refuses_and_keeps_nothing(a_queue, redis):
+    queue = a_queue(max_waiting=2)
+    await queue.enqueue(a_job())
+    await queue.enqueue(a_job())
+    before = await redis.keys()
+    assert await queue.enqueue(a_job()) is Enqueued.FULL
+    assert sorted(await redis.keys()) == sorted(before)
+    assert await queue.depth() == (2, 0)
+
+
+async def test_a_full_queue_still_knows_its_jobs(a_queue):
+    queue = a_queue(max_waiting=1)
+    job = a_job()
+    await queue.enqueue(job)
+    assert await queue.enqueue(job) is Enqueued.KNOWN
+
+
+async def test_running_jobs_do_not_fill_the_queue(a_queue, claim):
+    queue = a_queue(max_waiting=1)
+    await queue.enqueue(a_job())
+    await claim(queue=queue)
+    assert await queue.enqueue(a_job()) is Enqueued.ADDED
+
+
+@pytest.mark.parametrize("seconds", [0.5, 60.0])
+async def test_the_record_of_a_job_that_nobody_ends_expires(a_queue, redis, keys, seconds):
+    job = a_job(timeout=seconds)
+    await a_queue(record_ttl=100).enqueue(job)
+    assert 99 < await redis.pttl(keys.job(job.id)) / 1000 <= 100 + seconds + 1
+
+
+async def test_depth_and_wait_of_an_empty_queue_are_zero(queue):
+    assert await queue.depth() == (0, 0)
+    assert await queue.oldest_wait() == 0.0
+
+
+async def test_the_oldest_wait_is_that_of_the_first_waiting_job(queue, redis, keys, claim):
+    first, second = a_job(), a_job()
+    await queue.enqueue(first)
+    await queue.enqueue(second)
+    seconds, _ = await redis.time()
+    await redis.zadd(keys.age, {first.id: seconds - 100, second.id: seconds - 50})
+    assert 100 <= await queue.oldest_wait() < 150
+    await claim()
+    assert 50 <= await queue.oldest_wait() < 100
