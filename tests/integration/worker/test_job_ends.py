@@ -1,0 +1,186 @@
+"""One worker and one job: how it ends, and what is left of it."""
+
+import hashlib
+import time
+from dataclasses import replace
+
+import pytest
+
+from shared.errors import ErrorCode
+from shared.jobs import ImageFormat, JobStatus
+from tests import null_engine
+from tests.builders import BASE, a_job, some_params
+from tests.integration.worker.conftest import LEASE, QueueUser, StartWorker, until
+from tests.null_engine import BASE_REVISION, NullEngine
+from worker.exit_codes import ExitCode
+from worker.metrics import Outcome
+
+
+async def test_a_job_runs_to_its_image_and_a_record_that_says_what_ran(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    start_worker(NullEngine(BASE, steps=3))
+    params = some_params(prompt="a blue square", seed=11)
+
+    record = await queue.ended(await queue.add(a_job(adapters=(), params=params)))
+
+    assert record.status is JobStatus.SUCCEEDED
+    assert (record.attempts, record.crashes) == (1, 0)
+    result = record.result
+    assert result is not None
+    image = await queue.results.get(result.blob)
+    assert null_engine.read(image) == {"adapters": [], "prompt": "a blue square", "seed": 11}
+    assert (result.size, result.digest) == (len(image), hashlib.sha256(image).hexdigest())
+    assert (result.seed, result.steps, result.base_revision) == (11, 3, BASE_REVISION)
+    assert result.media_type == "image/png"
+    assert result.timings.inference > 0
+
+
+@pytest.mark.parametrize("image_format", ImageFormat)
+async def test_the_image_has_the_format_that_was_asked_for(
+    queue: QueueUser, start_worker: StartWorker, image_format: ImageFormat
+) -> None:
+    start_worker()
+
+    record = await queue.ended(
+        await queue.add(a_job(adapters=(), params=some_params(image_format=image_format)))
+    )
+
+    assert record.result is not None
+    assert record.result.media_type == image_format.media_type
+
+
+async def test_the_next_job_runs_after_each_kind_of_failure(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    worker = start_worker()
+    refused = await queue.add(a_job(adapters=(), params=some_params(prompt=null_engine.REFUSE)))
+    broken = await queue.add(a_job(adapters=(), params=some_params(prompt=null_engine.BREAK)))
+    raised = await queue.add(a_job(adapters=(), params=some_params(prompt=null_engine.RAISE)))
+    fine = await queue.add(a_job(adapters=()))
+
+    assert (await queue.ended(fine)).status is JobStatus.SUCCEEDED
+    errors = [(await queue.ended(job)) for job in (refused, broken, raised)]
+    assert [record.error.code for record in errors if record.error] == [
+        ErrorCode.INVALID_REQUEST,
+        ErrorCode.WORKER_FAULT,
+        ErrorCode.WORKER_FAULT,
+    ]
+    assert [record.attempts for record in errors] == [1, 1, 3]
+    assert worker.engine.verifications == 3
+
+
+async def test_what_an_unforeseen_error_says_stays_in_the_log(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    start_worker()
+
+    record = await queue.ended(
+        await queue.add(a_job(adapters=(), params=some_params(prompt=null_engine.RAISE)))
+    )
+
+    assert record.error is not None
+    assert "secret" not in record.error.message
+    assert "on fire" not in record.error.message
+
+
+async def test_a_damaged_base_ends_the_process_and_the_job_may_run_elsewhere(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    worker = start_worker()
+    job = await queue.add(a_job(adapters=(), params=some_params(prompt=null_engine.DAMAGE)))
+
+    assert await worker.running is ExitCode.BASE_DAMAGED
+    record = await queue.record(job)
+    assert (record.status, record.crashes) == (JobStatus.QUEUED, 0)
+    assert await queue.pools.live() == ()
+
+
+async def test_a_base_that_cannot_be_loaded_ends_the_process_before_it_is_announced(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    class Unloadable(NullEngine):
+        def generate(self, *_arguments: object) -> None:
+            raise RuntimeError("no kernel image is available")
+
+    worker = start_worker(Unloadable(BASE))
+
+    assert await worker.running is ExitCode.BASE_NOT_LOADED
+    assert await queue.pools.live() == ()
+
+
+async def test_a_waiting_job_that_is_cancelled_never_runs(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    worker = start_worker(NullEngine(BASE, step_seconds=0.02, steps=10))
+    first = await queue.add(a_job(adapters=()))
+    second = await queue.add(a_job(adapters=()))
+    await queue.jobs.cancel(second)
+
+    assert (await queue.ended(first)).status is JobStatus.SUCCEEDED
+    assert (await queue.record(second)).status is JobStatus.CANCELLED
+    await worker.stop()
+    assert worker.engine.generations == 2  # the warm-up and the first job
+
+
+async def test_a_running_job_that_is_cancelled_stops_at_a_step_and_the_worker_goes_on(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    worker = start_worker(NullEngine(BASE, step_seconds=0.02))
+    endless = await queue.add(a_job(adapters=(), params=some_params(steps=1_000_000)))
+    await queue.drawing(endless)
+    await queue.jobs.cancel(endless)
+
+    assert (await queue.ended(endless)).status is JobStatus.CANCELLED
+    after = await queue.ended(await queue.add(a_job(adapters=())))
+    assert after.status is JobStatus.SUCCEEDED
+    assert worker.finished(Outcome.CANCELLED) == 1
+    assert len(await queue.blobs()) == 1
+
+
+async def test_a_cancel_takes_effect_before_the_next_heartbeat(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With a lease of an hour the next heartbeat is minutes away: only the control channel can tell.
+    slow = replace(queue.jobs._settings, lease=3600.0)
+    monkeypatch.setattr(queue.jobs, "_settings", slow)
+    engine = NullEngine(BASE, step_seconds=0.02)
+    worker = start_worker(engine, settings=slow)
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=1_000_000)))
+
+    async def is_drawn() -> bool:
+        return engine.generations == 2
+
+    await until(is_drawn)
+    await queue.jobs.cancel(job)
+
+    assert (await queue.ended(job)).status is JobStatus.CANCELLED
+    assert worker.finished(Outcome.CANCELLED) == 1
+
+
+async def test_a_worker_that_lost_its_lease_stops_and_writes_nothing(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    worker = start_worker(NullEngine(BASE, step_seconds=0.02))
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=1_000_000)))
+    await queue.drawing(job)
+    await queue.redis.flushdb()  # the server has forgotten the job, and with it the lease
+
+    after = await queue.ended(await queue.add(a_job(adapters=())))
+    assert after.status is JobStatus.SUCCEEDED
+    assert worker.finished(Outcome.LOST) == 1
+    assert await queue.jobs.records([job]) == [None]
+    assert len(await queue.blobs()) == 1
+
+
+async def test_the_lease_is_kept_while_the_main_loop_is_blocked(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    start_worker(NullEngine(BASE, step_seconds=0.05))
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=int(2.5 * LEASE / 0.05))))
+    await queue.drawing(job)
+    time.sleep(1.5 * LEASE)  # noqa: ASYNC251 - the fault that is tested
+
+    record = await queue.ended(job)
+    assert record.status is JobStatus.SUCCEEDED
+    assert (record.attempts, record.crashes) == (1, 0)

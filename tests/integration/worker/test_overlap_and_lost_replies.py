@@ -1,0 +1,100 @@
+"""The end of one job beside the next one, and calls whose replies never came."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from shared.errors import QueueUnavailable
+from shared.jobs import JobStatus
+from shared.queue.queue import JobQueue
+from shared.results import ResultStore
+from tests.builders import BASE, a_job
+from tests.integration.worker.conftest import QueueUser, StartWorker, until
+from tests.null_engine import NullEngine
+from worker.metrics import Outcome
+
+Call = Callable[..., Awaitable[Any]]
+
+
+async def test_an_image_is_stored_while_the_next_one_is_drawn(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ResultStore.put
+    first = await queue.add(a_job(adapters=()))
+    second = await queue.add(a_job(adapters=()))
+    may_store = asyncio.Event()
+
+    async def slow_put(self: ResultStore, *arguments: Any) -> str:
+        await may_store.wait()
+        return await store(self, *arguments)
+
+    monkeypatch.setattr(ResultStore, "put", slow_put)
+    engine = NullEngine(BASE)
+    start_worker(engine)
+
+    async def second_is_drawn() -> bool:
+        return engine.generations == 3  # the warm-up and both jobs
+
+    await until(second_is_drawn)
+    assert (await queue.record(first)).status is JobStatus.RUNNING
+    may_store.set()
+    for job in (first, second):
+        assert (await queue.ended(job)).status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("call", ["claim", "complete"])
+async def test_a_lost_reply_costs_neither_a_job_nor_an_attempt(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    original: Call = getattr(JobQueue, call)
+    lost: list[object] = []
+
+    async def without_its_first_reply(self: JobQueue, *arguments: Any) -> Any:
+        reply = await original(self, *arguments)
+        if reply and not lost:
+            lost.append(reply)
+            raise QueueUnavailable("the reply was lost")
+        return reply
+
+    monkeypatch.setattr(JobQueue, call, without_its_first_reply)
+    worker = start_worker()
+    record = await queue.ended(await queue.add(a_job(adapters=())))
+
+    assert lost
+    assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
+    await worker.stop()
+    assert worker.finished(Outcome.SUCCEEDED) == 1
+    assert worker.engine.generations == 2
+
+
+async def test_an_image_that_cannot_be_stored_fails_its_job_and_the_next_one_runs(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken_put(*_arguments: Any) -> str:
+        monkeypatch.undo()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(ResultStore, "put", broken_put)
+    start_worker()
+    job = await queue.add(a_job(adapters=()))
+
+    record = await queue.ended(job)
+    assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 2)
+
+
+async def test_workers_announce_themselves_once_they_are_warm_and_withdraw_at_the_end(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    workers = [start_worker(), start_worker()]
+
+    async def both_are_live() -> bool:
+        return [len(pool.workers) for pool in await queue.pools.live()] == [2]
+
+    await until(both_are_live)
+    assert await workers[0].stop() == 0
+    (pool,) = await queue.pools.live()
+    assert (pool.base, len(pool.workers)) == (BASE, 1)
+    await workers[1].stop()
+    assert await queue.pools.live() == ()

@@ -1,0 +1,297 @@
+"""Whole worker processes: killed, stopped, frozen, told to end, and left without Redis."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from deploy.embedded_valkey import find_binary
+from shared.config import WorkerConfig
+from shared.jobs import JobStatus
+from shared.pools import PoolDirectory
+from shared.queue.queue import JobQueue, QueueSettings
+from shared.redis_client import command_client
+from shared.results import ResultStore
+from tests import null_engine
+from tests.builders import a_job, some_params
+from tests.integration.worker.conftest import (
+    LEASE,
+    PATIENCE,
+    TAG,
+    QueueUser,
+    StartProcess,
+    WorkerProcess,
+    until,
+)
+from worker.exit_codes import ExitCode
+
+ENDLESS = 1_000_000
+
+
+async def actions(worker: WorkerProcess) -> list[str]:
+    lines = await asyncio.to_thread(worker.log.read_text)
+    return [json.loads(line).get("action", "") for line in lines.splitlines() if line.startswith("{")]
+
+
+async def said(worker: WorkerProcess, action: str) -> None:
+    async def is_said() -> bool:
+        return action in await actions(worker)
+
+    await until(is_said)
+
+
+async def test_a_killed_worker_s_job_runs_once_more_elsewhere_and_has_one_result(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    first = start_process("--step-seconds", "0.05")
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=400)))
+    await queue.drawing(job)
+    first.signal(signal.SIGKILL)
+    start_process("--step-seconds", "0")
+
+    record = await queue.ended(job)
+    assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 2, 1)
+    assert len(await queue.blobs()) == 1
+
+
+async def test_a_job_that_kills_its_workers_fails_and_other_jobs_go_on(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    poison = await queue.add(a_job(adapters=(), params=some_params(prompt=null_engine.CRASH)))
+    for _ in range(QueueSettings().max_crashes):
+        assert await start_process().exit_code() == -signal.SIGKILL
+    start_process()
+
+    record = await queue.ended(poison)
+    assert (record.status, record.crashes) == (JobStatus.FAILED, 2)
+    after = await queue.ended(await queue.add(a_job(adapters=())))
+    assert after.status is JobStatus.SUCCEEDED
+
+
+async def test_what_a_frozen_worker_writes_too_late_changes_nothing(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    frozen = start_process("--step-seconds", "0.05")
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=400)))
+    await queue.drawing(job)
+    frozen.signal(signal.SIGSTOP)
+    start_process("--step-seconds", "0")
+    record = await queue.ended(job)
+    frozen.signal(signal.SIGCONT)
+    await said(frozen, "job_ended")
+
+    assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 2)
+    assert await queue.record(job) == record
+    assert len(await queue.blobs()) == 1
+
+
+async def test_a_worker_told_to_stop_ends_its_job_first(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    worker = start_process("--step-seconds", "0.02")
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=60)))
+    waiting = await queue.add(a_job(adapters=()))
+    await queue.drawing(job)
+    worker.signal(signal.SIGTERM)
+
+    assert await worker.exit_code() == ExitCode.STOPPED
+    assert (await queue.record(job)).status is JobStatus.SUCCEEDED
+    assert (await queue.record(waiting)).status is JobStatus.QUEUED
+    assert await queue.pools.live() == ()
+
+
+async def test_a_job_that_does_not_end_in_time_is_given_back_and_its_attempt_not_charged(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    worker = start_process("--step-seconds", "0.02", variables={"WARMBASE_DRAIN": "0.2"})
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=ENDLESS)))
+    await queue.drawing(job)
+    worker.signal(signal.SIGTERM)
+
+    assert await worker.exit_code() == ExitCode.STOPPED
+    record = await queue.record(job)
+    assert (record.status, record.attempts, record.crashes) == (JobStatus.QUEUED, 0, 0)
+
+
+async def test_a_second_signal_gives_the_job_back_at_once(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    worker = start_process("--step-seconds", "0.02", variables={"WARMBASE_DRAIN": "3600"})
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=ENDLESS)))
+    await queue.drawing(job)
+    worker.signal(signal.SIGTERM)
+    await said(worker, "stopping")
+    worker.signal(signal.SIGINT)
+
+    assert await worker.exit_code() == ExitCode.STOPPED
+    record = await queue.record(job)
+    assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
+
+
+async def test_a_second_signal_does_not_wait_for_a_step_that_never_ends(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    worker = start_process(variables={"WARMBASE_DRAIN": "3600"})
+    job = await queue.add(a_job(adapters=(), params=some_params(prompt=null_engine.HANG)))
+    await said(worker, "job_claimed")
+    worker.signal(signal.SIGTERM)
+    await said(worker, "stopping")
+    worker.signal(signal.SIGTERM)
+
+    assert await worker.exit_code() == ExitCode.STOPPED
+    assert (await queue.record(job)).status is JobStatus.QUEUED
+
+
+async def test_a_worker_whose_generation_hangs_leaves_and_its_job_is_taken_back(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    worker = start_process(variables={"WARMBASE_STALL": "0.5"})
+    job = await queue.add(a_job(adapters=(), params=some_params(prompt=null_engine.HANG)))
+
+    assert await worker.exit_code() == ExitCode.STALLED
+
+    async def is_taken_back() -> bool:
+        await queue.jobs.reap()
+        return (await queue.record(job)).status is JobStatus.QUEUED
+
+    await until(is_taken_back)
+    assert (await queue.record(job)).crashes == 1
+
+
+@dataclass(slots=True)
+class MortalServer:
+    """A server on a port of its own that may be killed and started again with what it held."""
+
+    port: int
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def start(self) -> None:
+        options = {"port": self.port, "dir": self.folder, "appendonly": "yes", "save": ""}
+        arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+        command = [find_binary(), *arguments]
+        self.process = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.DEVNULL)
+
+        async def answers() -> bool:
+            with contextlib.suppress(redis.RedisError), redis.Redis(port=self.port, retry=None) as client:
+                return bool(client.ping())
+            return False
+
+        await until(answers)
+
+    async def kill(self) -> None:
+        if self.process:
+            self.process.kill()
+            await asyncio.to_thread(self.process.wait)
+
+
+@pytest.fixture
+async def server(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[MortalServer]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = MortalServer(unused_tcp_port, folder)
+    await server.start()
+    yield server
+    await server.kill()
+
+
+@pytest.fixture
+def config(config: WorkerConfig, request: pytest.FixtureRequest) -> WorkerConfig:
+    """For tests that ask for a mortal server, the workers' address of it."""
+    if "server" not in request.fixturenames:
+        return config
+    url = request.getfixturevalue("server").url
+    return replace(config, common=replace(config.common, redis_url=url))
+
+
+async def test_a_worker_carries_on_by_itself_after_redis_was_away(
+    server: MortalServer, start_process: StartProcess, settings: QueueSettings
+) -> None:
+    worker = start_process("--step-seconds", "0.02")
+    async with command_client(server.url) as client:
+        queue = QueueUser(
+            JobQueue(client, TAG, settings), ResultStore(client, TAG, 600), PoolDirectory(client), client
+        )
+        await queue.ended(await queue.add(a_job(adapters=())))
+        running = await queue.add(a_job(adapters=(), params=some_params(steps=50)))
+        waiting = await queue.add(a_job(adapters=()))
+        await queue.drawing(running)
+        await server.kill()
+        await said(worker, "settle_waits")
+        await asyncio.sleep(LEASE)  # longer than the lease: nobody can have renewed it
+        await server.start()
+
+        records = [await queue.ended(job) for job in (running, waiting)]
+
+    assert [record.status for record in records] == [JobStatus.SUCCEEDED, JobStatus.SUCCEEDED]
+    assert worker.process.poll() is None
+
+
+async def test_a_worker_that_starts_before_redis_waits_for_it(
+    server: MortalServer, start_process: StartProcess, settings: QueueSettings
+) -> None:
+    await server.kill()
+    worker = start_process()
+    await said(worker, "claim_waits")
+    await server.start()
+
+    async with command_client(server.url) as client:
+        queue = QueueUser(
+            JobQueue(client, TAG, settings), ResultStore(client, TAG, 600), PoolDirectory(client), client
+        )
+        assert (await queue.ended(await queue.add(a_job(adapters=())))).status is JobStatus.SUCCEEDED
+
+
+async def test_a_worker_told_to_stop_without_redis_ends_all_the_same(
+    server: MortalServer, start_process: StartProcess
+) -> None:
+    await server.kill()
+    worker = start_process()
+    await said(worker, "claim_waits")
+    worker.signal(signal.SIGTERM)
+
+    assert await worker.exit_code() == ExitCode.STOPPED
+
+
+def run_module(*arguments: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WARMBASE_")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_the_help_names_the_variables_and_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['diffusers'] = None\n"
+        "from worker.__main__ import main; main(['--help'])"
+    )
+    ended = run_module("-c", code, variables={})
+
+    assert ended.returncode == 0, ended.stderr
+    for name in ("WARMBASE_BASE", "REDIS_URL", "WARMBASE_STALL"):
+        assert name in ended.stdout
+
+
+def test_a_variable_that_cannot_be_used_ends_the_process_and_is_named() -> None:
+    ended = run_module("-m", "worker", variables={"WARMBASE_BASE": "a/b", "WARMBASE_DRAIN": "soon"})
+
+    assert ended.returncode == ExitCode.BAD_CONFIG
+    assert "WARMBASE_DRAIN='soon'" in ended.stderr

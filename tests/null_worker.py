@@ -1,0 +1,34 @@
+"""`python -m tests.null_worker`: a whole worker process around the null engine, for tests and benchmarks.
+
+Configured like `python -m worker`; what is the null engine's own comes as arguments.
+"""
+
+import argparse
+from collections.abc import Callable
+
+from shared.config import worker_config
+from shared.logs import configure_logging
+from shared.queue.queue import QueueSettings
+from tests.null_engine import NullEngine
+from worker.__main__ import end_with
+from worker.app import WorkerApp
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.null_worker")
+    parser.add_argument("--step-seconds", type=float, default=0.0, help="duration of a denoising step")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a request that names none")
+    parser.add_argument("--lease", type=float, default=QueueSettings().lease, help="seconds of a lease")
+    arguments = parser.parse_args()
+    config = worker_config()
+    configure_logging(config.common.log_level)
+
+    def build(on_stage: Callable[[str], None]) -> NullEngine:
+        on_stage("loading")
+        return NullEngine(config.base, step_seconds=arguments.step_seconds, steps=arguments.steps)
+
+    end_with(WorkerApp(config, build, QueueSettings(lease=arguments.lease)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""`python -m worker`: read the configuration, run, end with an exit code that says why."""
+
+import argparse
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+from shared.config import ConfigError, worker_config
+from shared.logs import configure_logging
+from worker.app import WorkerApp, load_engine
+from worker.exit_codes import ExitCode
+
+logger = logging.getLogger(__name__)
+
+VARIABLES = """\
+environment variables:
+  WARMBASE_BASE               base model to serve, as organisation/name (required)
+  REDIS_URL                   Redis >= 7.0 or Valkey >= 7.2       [redis://127.0.0.1:6379/0]
+  HF_ENDPOINT                 address of the Hub                  [https://huggingface.co]
+  HF_TOKEN                    the deployment's own token, for bases that need one
+  WARMBASE_SECRET             opens callers' tokens; the same as the router's
+  WARMBASE_DEVICE             a torch device, or auto             [auto]
+  WARMBASE_DTYPE              float32, float16, bfloat16 or auto  [auto]
+  WARMBASE_HOST               where the probes listen             [127.0.0.1]
+  WARMBASE_PROBE_PORT         their port; 0 takes a free one      [0]
+  WARMBASE_MAX_ADAPTER_BYTES  larger weight files are refused     [4 GiB]
+  WARMBASE_RAM_BUDGET         bytes of adapters kept in RAM       [4 GiB]
+  WARMBASE_DRAIN              seconds a running job gets to end   [20]
+  WARMBASE_STALL              seconds without a denoising step
+                              after which the process gives up    [120]
+  WARMBASE_LOG_LEVEL          debug, info, warning or error       [info]
+
+exit codes: 0 stopped as asked, 1 unforeseen, 2 bad configuration, 3 the base could not be loaded,
+4 the base was damaged, 5 a generation hung, 6 the heartbeat failed.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a worker and end the process."""
+    parser = argparse.ArgumentParser(
+        prog="python -m worker",
+        description="Keep one base model warm and draw the images of its queue.",
+        epilog=VARIABLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(argv)
+    try:
+        config = worker_config()
+    except ConfigError as error:
+        parser.error(str(error))
+    configure_logging(config.common.log_level)
+    end_with(WorkerApp(config, partial(load_engine, config)))
+
+
+def end_with(app: WorkerApp[Any]) -> NoReturn:
+    """Run `app` and end the process with its exit code."""
+    try:
+        code = asyncio.run(app.run())
+    except Exception:
+        logger.exception("the worker failed", extra={"action": "worker_failed"})
+        code = ExitCode.UNFORESEEN
+    logging.shutdown()
+    # The interpreter would first wait for its threads: for a download, or for a kernel that never returns.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""The composition root: where concrete things meet, and how the process starts and ends."""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from redis.asyncio import Redis
+
+from shared.config import WorkerConfig
+from shared.jobs import GenerationParams, WorkerId
+from shared.logs import log_context
+from shared.pools import WorkerInfo
+from shared.queue.keys import base_tag
+from shared.queue.queue import JobQueue, QueueSettings
+from shared.redis_client import blocking_client, command_client, pubsub_client
+from shared.results import ResultStore
+from shared.sealing import Sealer
+from worker.adapter_store import AdapterStore
+from worker.engine.contract import Adapter, BaseDamaged, Engine
+from worker.executor import JobExecutor
+from worker.exit_codes import ExitCode
+from worker.heartbeat import Heartbeat
+from worker.hub_files import HubFiles
+from worker.loop import IDLE_WAIT, Worker
+from worker.metrics import WorkerMetrics
+from worker.probes import Readiness, serve_probes
+from worker.pulse import Pulse
+from worker.ram_tier import RamTier
+from worker.running import RunningJobs
+from worker.settlement import Settlement
+
+A = TypeVar("A", bound=Adapter)
+
+BuildEngine = Callable[[Callable[[str], None]], Engine[A]]
+"""Loads the base on the thread that calls it, and tells its argument the stages on the way."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+FETCH_THREADS = 4
+WARM_UP = GenerationParams(prompt="warm-up", steps=2, seed=0)
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerApp(Generic[A]):
+    """One worker process: loads its base, serves jobs until a signal, and says how it ended."""
+
+    def __init__(
+        self, config: WorkerConfig, build_engine: BuildEngine[A], settings: QueueSettings | None = None
+    ) -> None:
+        """`settings` are those of the base's queue, the same for all its users."""
+        self._config = config
+        self._build_engine = build_engine
+        self._settings = settings or QueueSettings()
+        self._id = WorkerId(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
+        self._metrics = WorkerMetrics(config.base)
+        self._readiness = Readiness(base=config.base)
+        self._compute = ThreadPoolExecutor(1, "compute")
+        self._threads = ThreadPoolExecutor(FETCH_THREADS, "fetch")
+        self._stopped = asyncio.Event()
+        self._on_stop: Callable[[], None] = self._stopped.set
+
+    def stop(self) -> None:
+        """End: as SIGTERM and SIGINT do. A second call does not wait for the running job."""
+        logger.info("told to stop", extra={"action": "stopping"})
+        self._on_stop()
+
+    async def run(self) -> ExitCode:
+        """Serve until stopped, and return why it ended."""
+        loop = asyncio.get_running_loop()
+        with log_context(worker=self._id, base=self._config.base):
+            for number in STOP_SIGNALS:
+                loop.add_signal_handler(number, self.stop)
+            try:
+                return await self._run()
+            finally:
+                for number in STOP_SIGNALS:
+                    loop.remove_signal_handler(number)
+                for threads in (self._compute, self._threads):
+                    threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self) -> ExitCode:
+        async with AsyncExitStack() as stack:
+            probes = serve_probes(self._config.host, self._config.probe_port, self._readiness, self._metrics)
+            try:
+                port = await stack.enter_async_context(probes)
+            except OSError as error:
+                logger.error(  # noqa: TRY400 - the text says it all
+                    "the probes cannot listen", extra={"action": "probes_failed", "error": str(error)}
+                )
+                return ExitCode.BAD_CONFIG
+            logger.info("probes listen", extra={"action": "probes_listening", "port": port})
+            try:
+                engine = await self._load()
+            except Exception as error:
+                logger.exception(
+                    "the base cannot be served", extra={"action": "base_not_loaded", "error": str(error)}
+                )
+                return ExitCode.BASE_NOT_LOADED
+            return ExitCode.STOPPED if engine is None else await self._serve(engine, stack)
+
+    async def _load(self) -> Engine[A] | None:
+        """Load the base and draw a first image off the event loop; None when told to stop meanwhile."""
+        loading = asyncio.get_running_loop().run_in_executor(self._compute, self._warm_engine)
+        stopping = asyncio.create_task(self._stopped.wait())
+        either: set[asyncio.Future[Any]] = {loading, stopping}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        return None if self._stopped.is_set() else await loading
+
+    def _warm_engine(self) -> Engine[A]:
+        engine = self._build_engine(self._set_stage)
+        self._set_stage("warming up")
+        engine.generate(WARM_UP, lambda _done, _total: None)
+        return engine
+
+    async def _serve(self, engine: Engine[A], stack: AsyncExitStack) -> ExitCode:
+        url = self._config.common.redis_url
+        info = self._worker_info(engine)
+        jobs, pulse = RunningJobs(), Pulse()
+        commands = await stack.enter_async_context(command_client(url))
+        blocking = await stack.enter_async_context(blocking_client(url, IDLE_WAIT))
+        worker = self._worker(engine, commands, blocking, jobs, pulse)
+        heartbeat = Heartbeat(
+            jobs=jobs,
+            pulse=pulse,
+            worker=info,
+            settings=self._settings,
+            stall=self._config.stall,
+            commands=partial(command_client, url),
+            subscriptions=partial(pubsub_client, url),
+            give_up=os._exit,
+        )
+
+        def stop() -> None:
+            self._set_stage("draining")
+            heartbeat.leave()
+            worker.stop()
+
+        async with heartbeat:
+            self._on_stop = stop
+            self._metrics.describe(info)
+            self._set_stage("ready")
+            logger.info("ready", extra={"action": "ready"})
+            try:
+                await worker.run()
+            except BaseDamaged:
+                logger.exception(
+                    "the base's weights are damaged; the process ends", extra={"action": "base_damaged"}
+                )
+                return ExitCode.BASE_DAMAGED
+        return ExitCode.STOPPED
+
+    def _worker(
+        self, engine: Engine[A], commands: Redis, blocking: Redis, jobs: RunningJobs, pulse: Pulse
+    ) -> Worker[A]:
+        tag = base_tag(self._config.base)
+        queue = JobQueue(commands, tag, self._settings)
+        settlement = Settlement(
+            queue=queue,
+            results=ResultStore(commands, tag, self._settings.record_ttl),
+            base_revision=engine.info.revision,
+            threads=self._threads,
+        )
+        secret = self._config.common.secret
+        executor = JobExecutor(
+            engine=engine,
+            store=self._store(engine),
+            compute=self._compute,
+            sealer=Sealer(secret) if secret else None,
+            pulse=pulse,
+            metrics=self._metrics,
+        )
+        return Worker(
+            worker_id=self._id,
+            queue=queue,
+            blocking=blocking,
+            executor=executor,
+            settlement=settlement,
+            jobs=jobs,
+            metrics=self._metrics,
+            drain=self._config.drain,
+        )
+
+    def _store(self, engine: Engine[A]) -> AdapterStore[A]:
+        ram = RamTier[Any, A](self._config.ram_budget, lambda _key: self._metrics.ram_evictions.inc())
+        self._metrics.ram_bytes.set_function(lambda: ram.nbytes)
+        return AdapterStore(
+            files=HubFiles(self._config.common.hub, self._config.max_adapter_bytes),
+            ingest=engine.ingest,
+            ram=ram,
+            threads=self._threads,
+            metrics=self._metrics,
+        )
+
+    def _worker_info(self, engine: Engine[A]) -> WorkerInfo:
+        info = engine.info
+        return WorkerInfo(
+            id=self._id,
+            base=self._config.base,
+            base_revision=info.revision,
+            pipeline_class=info.pipeline_class,
+            device=info.device,
+            dtype=info.dtype,
+        )
+
+    def _set_stage(self, stage: str) -> None:
+        self._readiness.stage = stage
+        self._readiness.ready = stage == "ready"
+
+
+def load_engine(config: WorkerConfig, on_stage: Callable[[str], None]) -> Engine[Any]:
+    """Load the configured base with diffusers. The only way from here to torch."""
+    from worker.engine.load import load_base  # noqa: PLC0415 - tests and `--help` need no torch
+
+    engine: Engine[Any] = load_base(
+        config.base,
+        hub=config.common.hub,
+        token=config.common.hub_token,
+        device=config.device,
+        dtype=config.dtype,
+        on_stage=on_stage,
+    )
+    return engine

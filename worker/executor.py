@@ -1,0 +1,144 @@
+"""One job up to its image: fetch the adapters, make them active, draw."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Generic, TypeVar
+
+from shared.errors import WorkerFault
+from shared.jobs import Job
+from shared.sealing import Sealer, SealError
+from worker.adapter_store import AdapterStore
+from worker.engine.contract import Activation, Adapter, BaseDamaged, Engine, Generated, StepCallback
+from worker.metrics import WorkerMetrics
+from worker.pulse import Pulse
+from worker.running import RunningJob
+
+A = TypeVar("A", bound=Adapter)
+
+TOKEN_MAX_AGE = 24 * 3600.0
+"""Seconds. Far above any job's timeout, which the queue enforces: clocks of two machines may differ."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn:
+    """An image that is not encoded yet, and the seconds that it took."""
+
+    generated: Generated
+    fetch: float
+    swap: float
+    inference: float
+
+
+class JobExecutor(Generic[A]):
+    """Draws one job at a time. All that touches the base's weights happens on the one `compute` thread."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine[A],
+        store: AdapterStore[A],
+        compute: Executor,
+        sealer: Sealer | None,
+        pulse: Pulse,
+        metrics: WorkerMetrics,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._compute = compute
+        self._sealer = sealer
+        self._pulse = pulse
+        self._metrics = metrics
+        self._clock = clock
+
+    async def draw(self, running: RunningJob) -> Drawn:
+        """Draw the job's image.
+
+        Raises:
+            Interrupted: the job was stopped.
+            BaseDamaged: no later image can be trusted.
+            Exception: the job's failure, for `worker.failures.failure_of`.
+        """
+        job = running.lease.job
+        started = self._clock()
+        async with AsyncExitStack() as stack:
+            holding = self._store.hold(job.adapters, self._token(job))
+            activations = await running.unless_stopped(stack.enter_async_context(holding))
+            fetch = self._clock() - started
+            loop = asyncio.get_running_loop()
+            # With the context, so that what the engine logs names the job.
+            draw = partial(copy_context().run, self._draw, running, activations, fetch)
+            drawn = await loop.run_in_executor(self._compute, draw)
+        self._observe(drawn)
+        return drawn
+
+    async def verify(self) -> None:
+        """Check the base, with nothing active.
+
+        Raises:
+            BaseDamaged: it is not what it was, or cannot be checked.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._compute, self._verify)
+
+    def _draw(self, running: RunningJob, activations: Sequence[Activation[A]], fetch: float) -> Drawn:
+        running.check()
+        self._pulse.beat()
+        try:
+            started = self._clock()
+            self._engine.activate(activations)
+            swapped = self._clock()
+            generated = self._engine.generate(running.lease.job.params, self._watched(running))
+            done = self._clock()
+        finally:
+            self._pulse.rest()
+        return Drawn(generated=generated, fetch=fetch, swap=swapped - started, inference=done - swapped)
+
+    def _verify(self) -> None:
+        self._pulse.beat()
+        try:
+            self._engine.activate(())
+            self._engine.verify()
+        except BaseDamaged:
+            raise
+        except Exception as error:
+            raise BaseDamaged("the base could not be checked") from error
+        finally:
+            self._pulse.rest()
+
+    def _watched(self, running: RunningJob) -> StepCallback:
+        """Return a step callback that feels the pulse, measures, and stops a job that was stopped."""
+        last = self._clock()
+
+        def on_step(done: int, total: int) -> None:
+            nonlocal last
+            self._pulse.beat()
+            now = self._clock()
+            if done > 1:  # the first also holds what comes before: text encoding, latents
+                self._metrics.step.observe(now - last)
+            last = now
+            running.on_step(done, total)
+
+        return on_step
+
+    def _token(self, job: Job) -> str | None:
+        if job.sealed_token is None:
+            return None
+        if self._sealer is None:
+            raise WorkerFault("this worker has no WARMBASE_SECRET and cannot read the caller's Hub token")
+        try:
+            return self._sealer.open(job.sealed_token, TOKEN_MAX_AGE)
+        except SealError as error:
+            raise WorkerFault(
+                "the worker cannot read the caller's Hub token: is WARMBASE_SECRET the same everywhere?"
+            ) from error
+
+    def _observe(self, drawn: Drawn) -> None:
+        self._metrics.fetch.observe(drawn.fetch)
+        self._metrics.swap.observe(drawn.swap)
+        self._metrics.inference.observe(drawn.inference)
