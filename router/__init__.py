@@ -1,0 +1,1 @@
+"""The stateless edge: HTTP in, a job on a base's queue, HTTP out. No torch."""

@@ -1,0 +1,17 @@
+"""What handlers find in the application, by type."""
+
+from aiohttp import web
+from redis.asyncio import Redis
+
+from router.metrics import Metrics
+from router.queues import Queues
+from router.submit import Submissions
+from shared.config import RouterConfig
+from shared.pools import PoolDirectory
+
+CONFIG = web.AppKey("config", RouterConfig)
+METRICS = web.AppKey("metrics", Metrics)
+REDIS = web.AppKey("redis", Redis)
+POOLS = web.AppKey("pools", PoolDirectory)
+QUEUES = web.AppKey("queues", Queues)
+SUBMISSIONS = web.AppKey("submissions", Submissions)

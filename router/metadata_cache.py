@@ -1,0 +1,128 @@
+"""Answers of the Hub, remembered for a while: one call for any number of simultaneous questions.
+
+An answer is kept while it is fresh; "no such thing" is an answer, too, kept for less long. When the source
+fails (an error that is `retryable`), an answer that is no longer fresh stands in for a while; never an
+invented one.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from shared.errors import WarmbaseError
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lifetimes:
+    """How long answers are used, in seconds.
+
+    Attributes:
+        fresh: an answer is given without asking again.
+        negative: the same for an answer that was an error.
+        stale: an answer that is this old may still stand in while the source fails.
+        retry: the source is left alone after a failure that a stale answer hid.
+    """
+
+    fresh: float
+    negative: float
+    stale: float = 0.0
+    retry: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer(Generic[V]):
+    value: V
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    error: WarmbaseError
+
+
+@dataclass(slots=True)
+class _Entry(Generic[V]):
+    outcome: _Answer[V] | _Refusal
+    fresh_until: float
+    stale_until: float
+
+
+class MetadataCache(Generic[K, V]):
+    """Remembers what `fetch` answers. Holds at most `capacity` entries, the last used ones."""
+
+    def __init__(
+        self,
+        fetch: Callable[[K], Awaitable[V]],
+        *,
+        lifetimes: Lifetimes,
+        clock: Callable[[], float],
+        capacity: int,
+    ) -> None:
+        self._fetch = fetch
+        self._lifetimes = lifetimes
+        self._clock = clock
+        self._capacity = capacity
+        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
+        self._flights: dict[K, asyncio.Task[_Answer[V] | _Refusal]] = {}
+
+    async def get(self, key: K) -> V:
+        """Return the answer for `key`.
+
+        Raises:
+            WarmbaseError: what `fetch` raised, now or a short while ago.
+        """
+        entry = self._entries.get(key)
+        if entry is not None and self._clock() < entry.fresh_until:
+            self._entries.move_to_end(key)
+            return _unwrap(entry.outcome)
+        flight = self._flights.get(key)
+        if flight is None:
+            # A task of its own: whoever asked first may leave, the others still get their answer.
+            flight = asyncio.create_task(self._ask(key))
+            self._flights[key] = flight
+            flight.add_done_callback(lambda _: self._flights.pop(key, None))
+        return _unwrap(await asyncio.shield(flight))
+
+    async def close(self) -> None:
+        """End the calls that are under way."""
+        flights = tuple(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    async def _ask(self, key: K) -> _Answer[V] | _Refusal:
+        try:
+            answer = _Answer(await self._fetch(key))
+        except WarmbaseError as error:
+            return self._refused(key, error)
+        self._keep(key, answer, self._lifetimes.fresh, self._lifetimes.fresh + self._lifetimes.stale)
+        return answer
+
+    def _refused(self, key: K, error: WarmbaseError) -> _Answer[V] | _Refusal:
+        refusal = _Refusal(error)
+        if not error.retryable:
+            self._keep(key, refusal, self._lifetimes.negative, self._lifetimes.negative)
+            return refusal
+        known = self._entries.get(key)
+        if known is None or isinstance(known.outcome, _Refusal) or self._clock() >= known.stale_until:
+            return refusal
+        known.fresh_until = self._clock() + self._lifetimes.retry
+        return known.outcome
+
+    def _keep(self, key: K, outcome: _Answer[V] | _Refusal, fresh: float, stale: float) -> None:
+        now = self._clock()
+        self._entries[key] = _Entry(outcome, now + fresh, now + stale)
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+
+
+def _unwrap(outcome: _Answer[V] | _Refusal) -> V:
+    if isinstance(outcome, _Refusal):
+        # The same error is raised to many: without this, each would append to its traceback for ever.
+        raise outcome.error.with_traceback(None)
+    return outcome.value

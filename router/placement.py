@@ -1,0 +1,201 @@
+"""Where a request runs: classifications and live pools in, a base and pinned adapters out. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from router.base_aliases import same_base
+from router.classify import Classification, FullModel, LoraAdapter, Unsupported
+from router.hub_metadata import CardDefaults
+from router.schemas import GenerationRequest, WantedAdapter
+from shared.config import Limits
+from shared.errors import AmbiguousWeights, InvalidRequest, NoPoolForBase, UnsupportedModel
+from shared.jobs import GenerationParams
+from shared.pools import BasePool
+from shared.refs import AdapterRef, RepoId
+
+MODEL_FIELD = "model"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """What to enqueue.
+
+    Attributes:
+        adapters: the path's own first.
+        restricted: those that only a caller's own token opens.
+    """
+
+    base: RepoId
+    adapters: tuple[AdapterRef, ...]
+    restricted: tuple[AdapterRef, ...]
+    params: GenerationParams
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Chosen:
+    """An adapter of the request with all that is known of it."""
+
+    wanted: WantedAdapter
+    adapter: LoraAdapter
+
+
+def place(
+    request: GenerationRequest,
+    model: Classification,
+    others: Sequence[Classification],
+    pools: Sequence[BasePool],
+    *,
+    limits: Limits,
+    seed: int,
+) -> Placement:
+    """Return what to enqueue for `request`.
+
+    Args:
+        request: what is asked for.
+        model: what the id of the path is.
+        others: what the request's further adapters are, in their order.
+        pools: the pools that are live now.
+        limits: what a card's recommendation may not exceed.
+        seed: taken if the request leaves the seed open.
+
+    Raises:
+        UnsupportedModel: one of the ids cannot be served.
+        AmbiguousWeights: a weight file has to be chosen.
+        InvalidRequest: the adapters do not go together, or a parameter has no meaning for this model.
+        NoPoolForBase: no live worker has the base.
+    """
+    chosen = [_as_adapter(wanted, other) for wanted, other in zip(request.adapters, others, strict=True)]
+    if isinstance(model, LoraAdapter):
+        chosen.insert(0, _as_adapter(_path_adapter(request), model))
+        bases = model.bases
+    else:
+        bases = (_as_base(request, model),)
+    if len(chosen) > limits.max_adapters:
+        raise InvalidRequest("parameters.loras", f"at most {limits.max_adapters} adapters at once")
+    base = _served_base(_common_bases(request.model, bases, chosen), pools)
+    refs = [_pinned(item) for item in chosen]
+    _refuse_twins(chosen, refs)
+    return Placement(
+        base=base,
+        adapters=tuple(refs),
+        restricted=tuple(ref for ref, item in zip(refs, chosen, strict=True) if item.adapter.restricted),
+        params=_params(request, [item.adapter.defaults for item in chosen], limits, seed),
+    )
+
+
+def find_pool(base: RepoId, pools: Sequence[BasePool]) -> BasePool | None:
+    """Return the pool that serves `base` under whatever name, None if none does."""
+    return next((pool for pool in pools if same_base(pool.base, base)), None)
+
+
+def _path_adapter(request: GenerationRequest) -> WantedAdapter:
+    return WantedAdapter(
+        field=MODEL_FIELD,
+        repo=request.model,
+        scale=1.0 if request.scale is None else request.scale,
+        weight_name=request.weight_name,
+    )
+
+
+def _as_base(request: GenerationRequest, model: FullModel | Unsupported) -> RepoId:
+    if isinstance(model, Unsupported):
+        raise UnsupportedModel(f"{model.repo} cannot be served: {model.reason}")
+    for value, name in ((request.scale, "lora_scale"), (request.weight_name, "weight_name")):
+        if value is not None:
+            raise InvalidRequest(f"parameters.{name}", f"{request.model} is a base and has no adapter")
+    return model.repo
+
+
+def _as_adapter(wanted: WantedAdapter, found: Classification) -> _Chosen:
+    if isinstance(found, Unsupported):
+        raise UnsupportedModel(f"{wanted.field}: {found.repo} cannot be served: {found.reason}")
+    if isinstance(found, FullModel):
+        raise InvalidRequest(wanted.field, f"{found.repo} is a full model, not an adapter")
+    return _Chosen(wanted=wanted, adapter=found)
+
+
+def _common_bases(model: RepoId, bases: tuple[RepoId, ...], chosen: Sequence[_Chosen]) -> tuple[RepoId, ...]:
+    """Return the bases that the model and all adapters stand on; refuse the first that has none of them."""
+    for item in chosen:
+        shared = tuple(base for base in bases if any(same_base(base, own) for own in item.adapter.bases))
+        if not shared:
+            raise InvalidRequest(
+                item.wanted.field,
+                f"{item.adapter.repo} stands on {_names(item.adapter.bases)}, {model} on {_names(bases)}:"
+                " adapters go together only on one base",
+            )
+        bases = shared
+    return bases
+
+
+def _served_base(bases: Sequence[RepoId], pools: Sequence[BasePool]) -> RepoId:
+    for base in bases:
+        if pool := find_pool(base, pools):
+            return pool.base
+    running = f"these bases run now: {_names([pool.base for pool in pools])}" if pools else "no base runs now"
+    raise NoPoolForBase(f"no worker serves the base {_names(bases)}; {running}")
+
+
+def _pinned(item: _Chosen) -> AdapterRef:
+    return AdapterRef(
+        repo=item.adapter.repo,
+        revision=item.adapter.revision,
+        weight_name=_weight_name(item.wanted, item.adapter),
+        scale=item.wanted.scale,
+    )
+
+
+def _weight_name(wanted: WantedAdapter, adapter: LoraAdapter) -> str:
+    if wanted.weight_name is None:
+        if adapter.weight_name is None:
+            raise AmbiguousWeights(adapter.repo, adapter.weight_files)
+        return adapter.weight_name
+    if wanted.weight_name not in adapter.weight_files:
+        raise InvalidRequest(
+            f"{_parent(wanted.field)}.weight_name",
+            f"{adapter.repo} has no such .safetensors file; it has {_names(adapter.weight_files)}",
+        )
+    return wanted.weight_name
+
+
+def _parent(field: str) -> str:
+    """Return the object that a field stands in: `parameters` for the path's and the header's adapter."""
+    return field.rpartition(".")[0] or "parameters"
+
+
+def _refuse_twins(chosen: Sequence[_Chosen], refs: Sequence[AdapterRef]) -> None:
+    seen: set[tuple[RepoId, str]] = set()
+    for item, ref in zip(chosen, refs, strict=True):
+        if (ref.repo, ref.weight_name) in seen:
+            raise InvalidRequest(item.wanted.field, f"{ref.repo}/{ref.weight_name} is named twice")
+        seen.add((ref.repo, ref.weight_name))
+
+
+def _params(
+    request: GenerationRequest, cards: Sequence[CardDefaults], limits: Limits, seed: int
+) -> GenerationParams:
+    """What the request leaves open is taken from the first card that says something about it."""
+    steps = request.steps or next((card.steps for card in cards if card.steps), None)
+    guidance = next(
+        (
+            value
+            for value in (request.guidance_scale, *(card.guidance_scale for card in cards))
+            if value is not None
+        ),
+        None,
+    )
+    return GenerationParams(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=request.width,
+        height=request.height,
+        steps=min(steps, limits.max_steps) if steps else None,
+        guidance_scale=None if guidance is None else min(guidance, limits.max_guidance),
+        seed=seed if request.seed is None else request.seed,
+        scheduler=request.scheduler or next((card.scheduler for card in cards if card.scheduler), None),
+        image_format=request.form.image_format,
+    )
+
+
+def _names(texts: Sequence[str]) -> str:
+    return ", ".join(texts)

@@ -1,0 +1,184 @@
+"""A request of the Hugging Face inference wire, checked field by field.
+
+One canonical `GenerationRequest` inside, the spellings of several clients outside. A field that is null
+counts as absent; a field that nobody knows is refused, so that a slip of the pen is never drawn as if it
+were not there.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from router.body import read_body
+from router.fields import Fields, reject
+from router.negotiation import AnswerForm, choose_answer_form
+from shared.config import Limits
+from shared.jobs import MAX_SEED
+from shared.refs import RepoId, parse_repo_id
+
+ADAPTER_HEADER = "lora"
+LEGACY_OPTIONS = ("wait_for_model", "use_cache", "use_gpu", "dont_load_model", "retry_on_error")
+"""Options of the old hosted service; they mean nothing here and are let pass."""
+
+MIN_SIDE = 8
+MAX_NAME = 255
+_SCHEDULER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_REPO_SPELLINGS = ("model", "path", "id", "name")
+_SCALE_SPELLINGS = ("scale", "weight", "strength")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WantedAdapter:
+    """An adapter that the request adds to the model of its path. `field` is where it was named."""
+
+    field: str
+    repo: RepoId
+    scale: float = 1.0
+    weight_name: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """What is asked for. `None` is a choice that the request leaves open.
+
+    Attributes:
+        model: the id of the path: an adapter or a base.
+        scale: strength of the path's adapter.
+        weight_name: weight file of the path's adapter.
+        adapters: further adapters on the same base.
+        respond_async: answer with the job instead of the image.
+    """
+
+    model: RepoId
+    revision: str | None = None
+    scale: float | None = None
+    weight_name: str | None = None
+    adapters: tuple[WantedAdapter, ...] = ()
+    prompt: str
+    negative_prompt: str = ""
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    scheduler: str | None = None
+    form: AnswerForm
+    respond_async: bool = False
+
+
+def parse_request(model: str, body: bytes, headers: Mapping[str, str], limits: Limits) -> GenerationRequest:
+    """Read a request. `headers` has to find names whatever their case.
+
+    Raises:
+        InvalidRequest: something is wrong; its `field` is the path to it, such as `parameters.width`.
+    """
+    repo = parse_repo_id(model)
+    prompt, fields = read_body(body, headers.get("Content-Type", ""), limits.max_prompt)
+    parameters = fields.child("parameters")
+    _pass_legacy_options(fields.child("options"))
+    fields.finish()
+    width, height = _size(parameters, limits)
+    scale, weight_name = _scale(parameters, "lora_scale", limits), parameters.text("weight_name", MAX_NAME)
+    adapters = _adapters(parameters, limits)
+    if alias := _alias(parameters, headers, scale, weight_name):
+        adapters, scale, weight_name = (alias, *adapters), None, None
+    parameters.integer("num_images", 1, 1)
+    request = GenerationRequest(
+        model=repo,
+        revision=parameters.text("revision", MAX_NAME),
+        scale=scale,
+        weight_name=weight_name,
+        adapters=adapters,
+        prompt=prompt,
+        negative_prompt=parameters.text("negative_prompt", limits.max_prompt, empty=True) or "",
+        width=width,
+        height=height,
+        steps=parameters.integer("num_inference_steps", 1, limits.max_steps),
+        guidance_scale=parameters.number("guidance_scale", 0, limits.max_guidance),
+        seed=_seed(parameters),
+        scheduler=_scheduler(parameters),
+        form=choose_answer_form(headers.get("Accept", "")),
+        respond_async="respond-async" in headers.get("Prefer", "").lower(),
+    )
+    parameters.finish()
+    return request
+
+
+def _pass_legacy_options(options: Fields) -> None:
+    for name in LEGACY_OPTIONS:
+        options.skip(name)
+    options.finish()
+
+
+def _size(parameters: Fields, limits: Limits) -> tuple[int | None, int | None]:
+    fields = parameters
+    if parameters.has("target_size"):
+        if name := next((name for name in ("width", "height") if parameters.has(name)), None):
+            reject(parameters.path(name), "says the same as target_size: give one of them")
+        fields = parameters.child("target_size")
+        fields.require("width")
+        fields.require("height")
+    width, height = (fields.integer(side, MIN_SIDE, limits.max_side) for side in ("width", "height"))
+    if fields is not parameters:
+        fields.finish()
+    if width and height and width * height > limits.max_pixels:
+        reject(fields.path("width"), f"width x height is at most {limits.max_pixels} pixels")
+    return width, height
+
+
+def _adapters(parameters: Fields, limits: Limits) -> tuple[WantedAdapter, ...]:
+    return tuple(_adapter(entry, limits) for entry in parameters.children("loras", limits.max_adapters))
+
+
+def _adapter(entry: Fields, limits: Limits) -> WantedAdapter:
+    named = entry.spelling(_REPO_SPELLINGS) or "model"
+    scaled = entry.spelling(_SCALE_SPELLINGS) or "scale"
+    entry.require(named)
+    scale = _scale(entry, scaled, limits)
+    wanted = WantedAdapter(
+        field=entry.path(named),
+        repo=parse_repo_id(entry.text(named, MAX_NAME) or "", entry.path(named)),
+        scale=1.0 if scale is None else scale,
+        weight_name=entry.text("weight_name", MAX_NAME),
+        revision=entry.text("revision", MAX_NAME),
+    )
+    entry.finish()
+    return wanted
+
+
+def _alias(
+    parameters: Fields, headers: Mapping[str, str], scale: float | None, weight_name: str | None
+) -> WantedAdapter | None:
+    """Return the adapter of `adapter_id` or of the header, which older clients name beside a base.
+
+    The request's one `lora_scale` and `weight_name` are then about it.
+    """
+    field, text = parameters.path("adapter_id"), parameters.text("adapter_id", MAX_NAME)
+    if header := headers.get(ADAPTER_HEADER):
+        if text is not None:
+            reject(field, f"says the same as the header '{ADAPTER_HEADER}': give one of them")
+        field, text = ADAPTER_HEADER, header.strip()
+    if text is None:
+        return None
+    repo = parse_repo_id(text, field)
+    return WantedAdapter(
+        field=field, repo=repo, scale=1.0 if scale is None else scale, weight_name=weight_name
+    )
+
+
+def _scale(fields: Fields, name: str, limits: Limits) -> float | None:
+    scale = fields.number(name, -limits.max_scale, limits.max_scale)
+    return None if scale is None else float(scale)
+
+
+def _seed(parameters: Fields) -> int | None:
+    seed = parameters.integer("seed", -1, MAX_SEED)
+    return None if seed == -1 else seed
+
+
+def _scheduler(parameters: Fields) -> str | None:
+    name = parameters.text("scheduler", MAX_NAME)
+    if name is not None and not _SCHEDULER.fullmatch(name):
+        reject(parameters.path("scheduler"), "has to be the class name of a diffusers scheduler")
+    return name

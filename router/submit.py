@@ -1,0 +1,202 @@
+"""The use case: from a checked request to a job on a base's queue, and to its end. Knows no web framework."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from router.base_aliases import current_id
+from router.catalogue import Catalogue
+from router.classify import Classification, FullModel, LoraAdapter, Unsupported, classify
+from router.metrics import Metrics
+from router.placement import Placement, find_pool, place
+from router.queues import Queues
+from router.schemas import GenerationRequest
+from router.waiting import JobWaiter
+from shared.config import Limits
+from shared.errors import ErrorCode, InvalidRequest, RepoForbidden, WarmbaseError
+from shared.jobs import Job, JobRecord, JobStatus, job_base_tag, new_job_id
+from shared.pools import BasePool
+from shared.refs import RepoId, Revision
+from shared.sealing import Sealer
+
+RANDOM_SEEDS = 2**32
+"""Random seeds lie below this: people copy them, and JavaScript keeps them exact."""
+
+_VERDICTS = {LoraAdapter: "lora", FullModel: "full", Unsupported: "unsupported"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """A job that is ready to be enqueued.
+
+    Attributes:
+        model: today's id of the path's model, to find it in the result.
+        workers: how many serve the base now.
+    """
+
+    job: Job
+    model: RepoId
+    workers: int
+
+
+class Submissions:
+    """Makes jobs of requests, and sees them through.
+
+    Args of the constructor: `live_pools` returns the pools that are served now; `sealer` is None in a
+    deployment without a secret; `timeout` is in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        live_pools: Callable[[], Awaitable[Sequence[BasePool]]],
+        queues: Queues,
+        waiter: JobWaiter,
+        metrics: Metrics,
+        sealer: Sealer | None,
+        limits: Limits,
+        timeout: float,
+    ) -> None:
+        self._catalogue = catalogue
+        self._live_pools = live_pools
+        self._queues = queues
+        self._waiter = waiter
+        self._metrics = metrics
+        self._sealer = sealer
+        self._limits = limits
+        self._timeout = timeout
+
+    async def prepare(self, request: GenerationRequest, token: str | None) -> Submission:
+        """Return the job for a request. Nothing is enqueued yet.
+
+        Raises:
+            WarmbaseError: why the request cannot be served.
+        """
+        pools = await self._live_pools()
+        model, *others = await asyncio.gather(
+            self._path_model(request, pools, token),
+            *(self._classify(wanted.repo, wanted.revision, token) for wanted in request.adapters),
+        )
+        seed = secrets.randbelow(RANDOM_SEEDS)
+        placement = place(request, model, others, pools, limits=self._limits, seed=seed)
+        pool = find_pool(placement.base, pools)
+        return Submission(
+            job=Job(
+                id=new_job_id(placement.base),
+                base=placement.base,
+                adapters=placement.adapters,
+                params=placement.params,
+                sealed_token=await self._authorised(placement, token),
+                timeout=self._timeout,
+            ),
+            model=model.repo,
+            workers=len(pool.workers) if pool else 0,
+        )
+
+    async def enqueue(self, submission: Submission) -> JobRecord:
+        """Enqueue the job for a client that will ask for its end later.
+
+        Raises:
+            QueueFull: as many jobs wait as may wait.
+            QueueUnavailable: Redis does not answer.
+        """
+        await self._queues.admit(submission.job, submission.workers)
+        return await self._queues.record(submission.job.id)
+
+    async def run(self, submission: Submission) -> JobRecord:
+        """Enqueue the job and return its record once it has ended, well or badly.
+
+        Raises:
+            QueueFull: as many jobs wait as may wait.
+            QueueUnavailable: Redis does not answer, or has not for longer than a wait survives.
+            JobExpired: the job's time is over.
+        """
+        begin, job = time.monotonic(), submission.job
+        outcome, reason = JobStatus.CANCELLED.value, "client_left"
+        try:
+            record = await self._waiter.run(job, submission.workers)
+            outcome, reason = _outcome(record)
+        except WarmbaseError as error:
+            outcome, reason = _failure(error.code)
+            raise
+        finally:
+            if reason != ErrorCode.QUEUE_FULL:
+                self._metrics.job_finished(job, outcome, reason, time.monotonic() - begin)
+        if record.result:
+            spent = record.result.timings
+            self._queues.pace.observe(job_base_tag(record.id), spent.swap + spent.inference)
+        return record
+
+    async def inspect(
+        self, repo: RepoId, revision: str | None, token: str | None
+    ) -> tuple[Classification, tuple[BasePool, ...]]:
+        """Return what an id is, and the live pools that serve it.
+
+        Raises:
+            WarmbaseError: the id cannot be looked up.
+        """
+        found = await self._classify(repo, revision, token)
+        pools = await self._live_pools()
+        return found, tuple(pool for base in _bases(found) if (pool := find_pool(base, pools)))
+
+    async def _path_model(
+        self, request: GenerationRequest, pools: Sequence[BasePool], token: str | None
+    ) -> Classification:
+        """A base that runs needs no Hub: its workers said what they hold."""
+        pool = find_pool(request.model, pools)
+        if pool is None:
+            return await self._classify(request.model, request.revision, token)
+        worker = pool.workers[0]
+        if request.revision not in {None, worker.base_revision}:
+            raise InvalidRequest(
+                "parameters.revision", f"{pool.base} runs at commit {worker.base_revision}; leave it out"
+            )
+        return FullModel(
+            repo=current_id(pool.base),
+            revision=Revision(worker.base_revision),
+            pipeline_class=worker.pipeline_class,
+            evidence=("a pool serves it",),
+        )
+
+    async def _classify(self, repo: RepoId, revision: str | None, token: str | None) -> Classification:
+        found = classify(await self._catalogue.look_up(repo, revision, token))
+        self._metrics.classified(_VERDICTS[type(found)])
+        return found
+
+    async def _authorised(self, placement: Placement, token: str | None) -> str | None:
+        """Return the caller's token sealed for the worker if an adapter needs it, else None."""
+        if not placement.restricted:
+            return None
+        await asyncio.gather(*(self._catalogue.authorise(ref, token) for ref in placement.restricted))
+        if self._sealer is None:
+            raise RepoForbidden(
+                "this deployment serves no gated or private adapters: it has no WARMBASE_SECRET to seal"
+                " the token with"
+            )
+        return self._sealer.seal(token or "")
+
+
+def _bases(found: Classification) -> tuple[RepoId, ...]:
+    match found:
+        case LoraAdapter():
+            return found.bases
+        case FullModel():
+            return (found.repo,)
+        case Unsupported():
+            return ()
+        case _:
+            assert_never(found)
+
+
+def _outcome(record: JobRecord) -> tuple[str, str]:
+    if record.error is not None:
+        return _failure(record.error.code)
+    return record.status.value, ""
+
+
+def _failure(code: ErrorCode) -> tuple[str, str]:
+    return ("expired" if code is ErrorCode.JOB_EXPIRED else JobStatus.FAILED.value), code.value

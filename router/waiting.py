@@ -1,0 +1,207 @@
+"""Waits for the ends of this router's jobs.
+
+The job's record is the truth. A message on the queue's channel only hints that it is worth a look, so a
+lost message costs one sweep: about once a second, and after every reconnect, the records of all waiting
+jobs are read. The router is the write-ahead log of what it waits for: a job that Redis has forgotten is
+enqueued again under its id. A job whose client has left is cancelled.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from redis.asyncio import Redis
+
+from router.queues import Queues
+from shared.errors import JobExpired, QueueUnavailable
+from shared.jobs import Job, JobId, JobRecord, job_base_tag
+from shared.queue.keys import DONE_PATTERN
+from shared.redis_client import translate_errors
+
+logger = logging.getLogger(__name__)
+
+LISTEN_SECONDS = 5.0
+PAUSE_AFTER_FAILURE = 0.3
+LAST_CANCELS_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    job: Job
+    ended: "asyncio.Future[JobRecord]"
+    admitted: bool = False
+
+
+class JobWaiter:
+    """Waits for many jobs with one subscription and one loop. An async context manager owns both.
+
+    Args of the constructor, in seconds: `sweep_every` between looks at all records, `patience` that an
+    outage of Redis may last before those who wait are told.
+    """
+
+    def __init__(
+        self,
+        queues: Queues,
+        subscriptions: Redis,
+        *,
+        sweep_every: float = 1.0,
+        patience: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._queues = queues
+        self._subscriptions = subscriptions
+        self._sweep_every = sweep_every
+        self._patience = patience
+        self._clock = clock
+        self._waiting: dict[JobId, _Waiting] = {}
+        self._abandoned: dict[JobId, float] = {}
+        self._hinted: set[JobId] = set()
+        self._look = asyncio.Event()
+        self._next_sweep = 0.0
+        self._last_contact = clock()
+        self._loops: tuple[asyncio.Task[None], ...] = ()
+        # Beside cancelling: until Python 3.12, asyncio.wait_for inside redis-py may swallow a cancel.
+        self._closing = False
+
+    async def __aenter__(self) -> Self:
+        self._loops = (
+            asyncio.create_task(self._repeat(self._listen), name="listen for ends of jobs"),
+            asyncio.create_task(self._repeat(self._look_once), name="look at records of jobs"),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing = True
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        try:
+            async with asyncio.timeout(LAST_CANCELS_SECONDS):
+                await self._cancel_abandoned()
+        except TimeoutError:
+            logger.warning("jobs left uncancelled", extra={"action": "abandon", "jobs": len(self._abandoned)})
+
+    async def run(self, job: Job, workers: int) -> JobRecord:
+        """Enqueue the job and return its record once it has ended.
+
+        If the caller is cancelled, so is the job.
+
+        Raises:
+            QueueFull: as many jobs wait as may wait.
+            QueueUnavailable: Redis does not answer, or has not for longer than a wait survives.
+            JobExpired: the job's time is over.
+        """
+        waiting = _Waiting(job, asyncio.get_running_loop().create_future())
+        self._waiting[job.id] = waiting
+        try:
+            async with asyncio.timeout(job.timeout):
+                await self._queues.admit(job, workers)
+                waiting.admitted, self._last_contact = True, self._clock()
+                return await waiting.ended
+        except TimeoutError as error:
+            self._abandon(job)
+            raise JobExpired(f"no image within {job.timeout:g} s; the job was cancelled") from error
+        except (asyncio.CancelledError, QueueUnavailable):
+            self._abandon(job)
+            raise
+        finally:
+            del self._waiting[job.id]
+
+    def _abandon(self, job: Job) -> None:
+        """Have the job cancelled as soon as Redis answers; after its time nobody would run it anyway."""
+        self._abandoned[job.id] = self._clock() + job.timeout
+        self._look.set()
+
+    async def _listen(self) -> None:
+        with translate_errors():
+            async with self._subscriptions.pubsub(ignore_subscribe_messages=True) as subscription:
+                await subscription.psubscribe(DONE_PATTERN)
+                self._next_sweep = 0.0  # whatever was published meanwhile was not heard
+                self._look.set()
+                while not self._closing:
+                    message = await subscription.get_message(timeout=LISTEN_SECONDS)
+                    if message is not None:
+                        self._hint(JobId(message["data"].decode("ascii", "replace")))
+
+    def _hint(self, job: JobId) -> None:
+        if job in self._waiting:
+            self._hinted.add(job)
+            self._look.set()
+
+    async def _look_once(self) -> None:
+        """Wait for a hint or the next sweep, and act on it."""
+        try:
+            async with asyncio.timeout(max(0.0, self._next_sweep - self._clock())):
+                await self._look.wait()
+        except TimeoutError:
+            pass
+        self._look.clear()
+        hinted = self._hinted & self._waiting.keys()
+        self._hinted.clear()
+        if self._clock() >= self._next_sweep:
+            self._next_sweep = self._clock() + self._sweep_every
+            hinted |= {job for job, waiting in self._waiting.items() if waiting.admitted}
+        await self._read(hinted)
+        await self._cancel_abandoned()
+
+    async def _read(self, jobs: Iterable[JobId]) -> None:
+        by_base: defaultdict[str, list[JobId]] = defaultdict(list)
+        for job in jobs:
+            by_base[job_base_tag(job)].append(job)
+        await asyncio.gather(*(self._read_base(tag, jobs) for tag, jobs in by_base.items()))
+
+    async def _read_base(self, tag: str, jobs: list[JobId]) -> None:
+        try:
+            records = await self._queues.of_tag(tag).records(jobs)
+            self._last_contact = self._clock()
+            for job, record in zip(jobs, records, strict=True):
+                await self._settle(job, record)
+        except QueueUnavailable as error:
+            if self._clock() - self._last_contact > self._patience:
+                self._give_up(jobs, error)
+
+    async def _settle(self, job: JobId, record: JobRecord | None) -> None:
+        waiting = self._waiting.get(job)
+        if waiting is None or waiting.ended.done():
+            return
+        if record is not None:
+            if record.status.is_end:
+                waiting.ended.set_result(record)
+        elif waiting.admitted:
+            logger.warning("job forgotten by Redis", extra={"action": "enqueue_again", "job": job})
+            await self._queues.of_job(job).enqueue(waiting.job)
+
+    def _give_up(self, jobs: list[JobId], error: QueueUnavailable) -> None:
+        for job in jobs:
+            waiting = self._waiting.get(job)
+            if waiting is not None and not waiting.ended.done():
+                waiting.ended.set_exception(QueueUnavailable(error.message))
+
+    async def _cancel_abandoned(self) -> None:
+        for job, until in tuple(self._abandoned.items()):
+            if self._clock() < until:
+                try:
+                    await self._queues.of_job(job).cancel(job)
+                except QueueUnavailable:
+                    return  # the next sweep tries again
+            del self._abandoned[job]
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
+        """Repeat `step` until the end; a failure is logged, and must not be the last thing the loop does."""
+        while not self._closing:
+            try:
+                await step()
+            except QueueUnavailable:
+                logger.warning("queue unavailable", extra={"action": "wait"})
+            except Exception:
+                logger.exception("loop of the router failed", extra={"action": "wait"})
+            else:
+                continue
+            await asyncio.sleep(PAUSE_AFTER_FAILURE)

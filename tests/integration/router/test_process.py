@@ -1,0 +1,100 @@
+"""The process as operators run it: `python -m router`."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from deploy.ports import free_ports
+
+LARGEST_RSS = 150 << 20
+FOREIGN = ("torch", "diffusers", "transformers", "peft", "PIL", "numpy", "worker", "deploy")
+
+
+def environment(**variables):
+    return {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables}
+
+
+@pytest.fixture
+def process(redis_url):
+    (port,) = free_ports(1)
+    variables = environment(REDIS_URL=redis_url, WARMBASE_PORT=str(port), HF_ENDPOINT="http://127.0.0.1:9")
+    with subprocess.Popen([sys.executable, "-m", "router"], env=variables, stderr=subprocess.PIPE) as running:
+        yield running, port
+        running.kill()
+
+
+def is_ready(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == 200
+    except ConnectionError:
+        return False
+    finally:
+        connection.close()
+
+
+def wait_until_ready(port):
+    for _ in range(600):
+        if is_ready(port):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the router never became ready")
+
+
+def test_it_serves_in_little_memory_and_ends_when_told(process):
+    running, port = process
+    wait_until_ready(port)
+    assert psutil.Process(running.pid).memory_info().rss < LARGEST_RSS
+
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 0
+    assert b"Traceback" not in running.stderr.read()
+
+
+def test_a_wrong_variable_is_named_and_nothing_runs():
+    done = subprocess.run(
+        [sys.executable, "-m", "router"],
+        env=environment(WARMBASE_PORT="many"),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 2
+    assert "WARMBASE_PORT='many'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_named(redis_url):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "router"],
+            env=environment(WARMBASE_PORT=str(port), REDIS_URL=redis_url),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    assert done.returncode == 1
+    assert f"port {port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_loads_nothing_of_the_worker():
+    code = "import sys, router.__main__; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert not {name.partition(".")[0] for name in done.stdout.split()} & set(FOREIGN)

@@ -1,0 +1,162 @@
+import asyncio
+
+import pytest
+
+from router.metadata_cache import Lifetimes, MetadataCache
+from shared.errors import HubUnavailable, RepoNotFound
+
+LIFETIMES = Lifetimes(fresh=300.0, negative=15.0, stale=1000.0, retry=5.0)
+
+
+class Source:
+    """Answers with a counter, or with the error that is set."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.calls = 0
+        self.error = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def fetch(self, key):
+        self.calls += 1
+        call = self.calls
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        return f"{key}:{call}"
+
+    def cache(self, capacity=100):
+        return MetadataCache(self.fetch, lifetimes=LIFETIMES, clock=lambda: self.now, capacity=capacity)
+
+
+@pytest.fixture
+async def source():
+    return Source()
+
+
+async def test_a_thousand_simultaneous_questions_make_one_call(source):
+    cache = source.cache()
+    source.gate.clear()
+    questions = [asyncio.create_task(cache.get("a")) for _ in range(1000)]
+    await asyncio.sleep(0)
+    source.gate.set()
+
+    assert set(await asyncio.gather(*questions)) == {"a:1"}
+    assert source.calls == 1
+
+
+async def test_a_thousand_simultaneous_questions_about_nothing_make_one_call(source):
+    cache = source.cache()
+    source.error = RepoNotFound("a")
+    answers = await asyncio.gather(*(cache.get("a") for _ in range(1000)), return_exceptions=True)
+
+    assert {type(answer) for answer in answers} == {RepoNotFound}
+    assert source.calls == 1
+
+
+async def test_who_asked_first_may_leave(source):
+    cache = source.cache()
+    source.gate.clear()
+    first = asyncio.create_task(cache.get("a"))
+    second = asyncio.create_task(cache.get("a"))
+    await asyncio.sleep(0)
+    first.cancel()
+    source.gate.set()
+
+    assert await second == "a:1"
+    assert source.calls == 1
+
+
+async def test_an_answer_is_given_again_while_it_is_fresh(source):
+    cache = source.cache()
+    await cache.get("a")
+    source.now = 299.9
+    assert await cache.get("a") == "a:1"
+    source.now = 300.0
+    assert await cache.get("a") == "a:2"
+
+
+async def test_no_such_thing_is_remembered_for_less_long(source):
+    cache = source.cache()
+    source.error = RepoNotFound("a")
+    for source.now in (0.0, 14.9):
+        with pytest.raises(RepoNotFound):
+            await cache.get("a")
+    assert source.calls == 1
+
+    source.now, source.error = 15.0, None
+    assert await cache.get("a") == "a:2"
+
+
+async def test_a_stale_answer_stands_in_while_the_source_fails_and_spares_it(source):
+    cache = source.cache()
+    await cache.get("a")
+    source.now, source.error = 301.0, HubUnavailable("down")
+    assert await cache.get("a") == "a:1"
+    source.now = 305.9
+    assert await cache.get("a") == "a:1"
+    assert source.calls == 2
+
+    source.now, source.error = 306.0, None
+    assert await cache.get("a") == "a:3"
+
+
+async def test_a_stale_answer_has_an_end(source):
+    cache = source.cache()
+    await cache.get("a")
+    source.now, source.error = 1300.0, HubUnavailable("down")
+    with pytest.raises(HubUnavailable):
+        await cache.get("a")
+
+
+async def test_a_failure_without_an_older_answer_is_told_and_not_remembered(source):
+    cache = source.cache()
+    source.error = HubUnavailable("down")
+    with pytest.raises(HubUnavailable):
+        await cache.get("a")
+    source.error = None
+    assert await cache.get("a") == "a:2"
+
+
+async def test_a_repository_that_was_deleted_is_not_answered_from_memory(source):
+    cache = source.cache()
+    await cache.get("a")
+    source.now, source.error = 301.0, RepoNotFound("a")
+    with pytest.raises(RepoNotFound):
+        await cache.get("a")
+    source.error = HubUnavailable("down")
+    source.now = 317.0
+    with pytest.raises(HubUnavailable):
+        await cache.get("a")
+
+
+async def test_the_entries_used_last_are_kept(source):
+    cache = source.cache(capacity=2)
+    await cache.get("a")
+    await cache.get("b")
+    await cache.get("a")
+    await cache.get("c")
+    assert await cache.get("a") == "a:1"
+    assert await cache.get("b") == "b:4"
+
+
+async def test_an_error_given_to_many_does_not_grow(source):
+    cache = source.cache()
+    source.error = RepoNotFound("a")
+    depths = []
+    for _ in range(5):
+        with pytest.raises(RepoNotFound) as caught:
+            await cache.get("a")
+        depths.append(len(caught.traceback))
+    assert depths[1] == depths[-1]
+
+
+async def test_closing_ends_calls_under_way(source):
+    cache = source.cache()
+    source.gate.clear()
+    question = asyncio.create_task(cache.get("a"))
+    await asyncio.sleep(0)
+    await cache.close()
+    with pytest.raises(asyncio.CancelledError):
+        await question

@@ -1,0 +1,223 @@
+from dataclasses import replace
+
+import pytest
+
+from router.classify import FullModel, LoraAdapter, Unsupported
+from router.hub_metadata import CardDefaults
+from router.negotiation import AnswerForm
+from router.placement import place
+from router.schemas import GenerationRequest, WantedAdapter
+from shared.config import Limits
+from shared.errors import AmbiguousWeights, InvalidRequest, NoPoolForBase, UnsupportedModel
+from shared.jobs import ImageFormat
+from shared.pools import BasePool
+from shared.refs import AdapterRef, RepoId
+from tests.builders import COMMIT, a_worker
+
+SDXL, SD15 = RepoId("stability/sdxl"), RepoId("stable-diffusion-v1-5/stable-diffusion-v1-5")
+POOLS = [BasePool(base=base, workers=(a_worker(base=base),)) for base in (SDXL, SD15)]
+FILE = "pytorch_lora_weights.safetensors"
+SEED = 41
+
+
+def adapter(repo="some/style", **changes):
+    found = LoraAdapter(
+        repo=RepoId(repo),
+        revision=COMMIT,
+        bases=(SDXL,),
+        weight_files=(FILE,),
+        weight_name=FILE,
+        restricted=False,
+        defaults=CardDefaults(),
+        trigger="",
+        evidence=(),
+    )
+    return replace(found, **changes)
+
+
+def full(repo=SDXL):
+    return FullModel(repo=RepoId(repo), revision=COMMIT, pipeline_class="", evidence=())
+
+
+def wanted(repo="some/other", **changes):
+    return replace(WantedAdapter(field="parameters.loras[0].model", repo=RepoId(repo)), **changes)
+
+
+def asked(**changes):
+    request = GenerationRequest(
+        model=RepoId("some/style"), prompt="a cat", form=AnswerForm(image_format=ImageFormat.WEBP)
+    )
+    return replace(request, **changes)
+
+
+def put(request, model, *others, pools=POOLS):
+    return place(request, model, others, pools, limits=Limits(), seed=SEED)
+
+
+def test_an_adapter_is_pinned_to_commit_and_file_on_its_base():
+    placement = put(asked(), adapter())
+
+    assert placement.base == SDXL
+    assert placement.adapters == (AdapterRef(repo=RepoId("some/style"), revision=COMMIT, weight_name=FILE),)
+    assert placement.restricted == ()
+
+
+def test_a_base_runs_without_adapters():
+    placement = put(asked(model=SDXL), full())
+
+    assert (placement.base, placement.adapters) == (SDXL, ())
+
+
+def test_the_seed_of_the_request_wins_and_zero_is_one():
+    assert put(asked(seed=0), adapter()).params.seed == 0
+    assert put(asked(), adapter()).params.seed == SEED
+
+
+def test_the_request_overrides_the_card_and_the_card_fills_what_is_open():
+    card = CardDefaults(steps=4, guidance_scale=1.0, scheduler="LCMScheduler")
+    filled = put(asked(), adapter(defaults=card)).params
+    overridden = put(asked(steps=9, guidance_scale=0.0, scheduler="X"), adapter(defaults=card)).params
+
+    assert (filled.steps, filled.guidance_scale, filled.scheduler) == (4, 1.0, "LCMScheduler")
+    assert (overridden.steps, overridden.guidance_scale, overridden.scheduler) == (9, 0.0, "X")
+
+
+def test_a_few_step_adapter_beside_a_style_brings_its_parameters():
+    few = adapter("some/lcm", defaults=CardDefaults(steps=4, guidance_scale=0.0))
+    params = put(asked(adapters=(wanted("some/lcm"),)), adapter(), few).params
+
+    assert (params.steps, params.guidance_scale) == (4, 0.0)
+
+
+def test_a_card_cannot_recommend_more_than_a_request_may_ask():
+    assert put(asked(), adapter(defaults=CardDefaults(steps=900_000))).params.steps == Limits().max_steps
+
+
+def test_several_adapters_keep_their_order_and_strengths():
+    request = asked(scale=0.5, adapters=(wanted("some/other", scale=-1.0),))
+    refs = put(request, adapter(), adapter("some/other")).adapters
+
+    assert [(ref.repo, ref.scale) for ref in refs] == [("some/style", 0.5), ("some/other", -1.0)]
+
+
+def test_adapters_on_a_base_id():
+    refs = put(asked(model=SDXL, adapters=(wanted(),)), full(), adapter("some/other")).adapters
+
+    assert [ref.repo for ref in refs] == ["some/other"]
+
+
+def test_adapters_of_different_bases_are_refused_naming_both():
+    with pytest.raises(InvalidRequest) as caught:
+        put(asked(adapters=(wanted(),)), adapter(), adapter("some/other", bases=(SD15,)))
+
+    assert caught.value.field == "parameters.loras[0].model"
+    assert SDXL in caught.value.message
+    assert SD15 in caught.value.message
+
+
+def test_of_several_bases_the_common_one_that_is_served_is_taken():
+    gone = RepoId("some/gone")
+    first = adapter(bases=(gone, SD15, SDXL))
+    second = adapter("some/other", bases=(SDXL, gone))
+
+    assert put(asked(adapters=(wanted(),)), first, second).base == SDXL
+
+
+def test_a_base_is_found_under_its_old_name_and_in_any_case():
+    assert put(asked(), adapter(bases=(RepoId("runwayml/stable-diffusion-v1-5"),))).base == SD15
+    assert put(asked(), adapter(bases=(RepoId("Stability/SDXL"),))).base == SDXL
+
+
+def test_without_a_pool_the_base_and_those_that_run_are_named():
+    with pytest.raises(NoPoolForBase) as caught:
+        put(asked(), adapter(bases=(RepoId("some/flux"),)))
+    assert all(name in caught.value.message for name in ("some/flux", SDXL, SD15))
+
+    with pytest.raises(NoPoolForBase, match="no base runs now"):
+        put(asked(), adapter(), pools=[])
+
+
+def test_a_full_model_that_no_pool_serves_is_no_mystery():
+    with pytest.raises(NoPoolForBase, match="some/finetune"):
+        put(asked(), full("some/finetune"))
+
+
+def test_several_files_have_to_be_chosen_from():
+    files = ("2step.safetensors", "4step.safetensors")
+    open_choice = adapter(weight_files=files, weight_name=None)
+    with pytest.raises(AmbiguousWeights) as caught:
+        put(asked(), open_choice)
+    assert caught.value.choices == files
+    assert put(asked(weight_name=files[1]), open_choice).adapters[0].weight_name == files[1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "others", "field"),
+    [
+        (asked(weight_name="x.bin"), (), "parameters.weight_name"),
+        (
+            asked(adapters=(wanted(weight_name="x"),)),
+            (adapter("some/other"),),
+            "parameters.loras[0].weight_name",
+        ),
+        (
+            asked(adapters=(wanted(weight_name="x", field="lora"),)),
+            (adapter("some/other"),),
+            "parameters.weight_name",
+        ),
+    ],
+)
+def test_a_file_that_is_not_there_is_refused_where_it_was_named(request_, others, field):
+    with pytest.raises(InvalidRequest) as caught:
+        put(request_, adapter(), *others)
+    assert caught.value.field == field
+    assert FILE in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("lora_scale", {"scale": 0.5}), ("weight_name", {"weight_name": "x"})]
+)
+def test_a_base_has_no_adapter_to_scale_or_choose_a_file_of(name, changes):
+    with pytest.raises(InvalidRequest) as caught:
+        put(asked(model=SDXL, **changes), full())
+    assert caught.value.field == f"parameters.{name}"
+
+
+def test_an_adapter_is_taken_once():
+    with pytest.raises(InvalidRequest, match="named twice"):
+        put(asked(adapters=(wanted("some/style"),)), adapter(), adapter())
+
+
+def test_two_files_of_one_repository_are_two_adapters():
+    both = adapter(weight_files=("a.safetensors", "b.safetensors"), weight_name=None)
+    request = asked(
+        weight_name="a.safetensors", adapters=(wanted("some/style", weight_name="b.safetensors"),)
+    )
+    assert len(put(request, both, both).adapters) == 2
+
+
+def test_a_full_model_is_no_further_adapter():
+    with pytest.raises(InvalidRequest, match="is a full model"):
+        put(asked(adapters=(wanted(),)), adapter(), full("some/other"))
+
+
+def test_what_is_unsupported_is_refused_with_its_reason():
+    broken = Unsupported(repo=RepoId("a/b"), revision=COMMIT, reason="it is a VAE", evidence=())
+    with pytest.raises(UnsupportedModel, match="it is a VAE"):
+        put(asked(), broken)
+    with pytest.raises(UnsupportedModel, match=r"loras\[0\].*it is a VAE"):
+        put(asked(adapters=(wanted(),)), adapter(), broken)
+
+
+def test_adapters_are_counted_with_the_path_s_own():
+    more = tuple(wanted(f"some/a{n}") for n in range(8))
+    others = tuple(adapter(f"some/a{n}") for n in range(8))
+    with pytest.raises(InvalidRequest, match="at most 8"):
+        put(asked(adapters=more), adapter(), *others)
+    assert len(put(asked(model=SDXL, adapters=more), full(), *others).adapters) == 8
+
+
+def test_restricted_adapters_are_named_apart():
+    request = asked(adapters=(wanted(),))
+    placement = put(request, adapter(), adapter("some/other", restricted=True))
+    assert [ref.repo for ref in placement.restricted] == ["some/other"]

@@ -1,0 +1,69 @@
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.problems import Problem
+from router.responses import image_headers, image_response, job_view, path_commit, problem_response
+from shared.errors import ErrorCode
+from shared.jobs import JobStatus
+from shared.refs import RepoId, Revision
+from tests.builders import COMMIT, a_record, a_result, an_adapter, an_error
+
+
+def test_headers_tell_what_the_worker_recorded():
+    result = a_result(seed=99, steps=4, adapters=(an_adapter(scale=0.5),), base_revision="c" * 40)
+    record = a_record(status=JobStatus.SUCCEEDED, started_at=1_700_000_001.25, result=result)
+    headers = image_headers(record, result)
+
+    assert headers["X-Job-Id"] == record.id
+    assert headers["X-Warmbase-Seed"] == "99"
+    assert headers["X-Warmbase-Steps"] == "4"
+    assert headers["X-Warmbase-Base-Commit"] == "c" * 40
+    assert headers["X-Warmbase-Queue-Seconds"] == "1.250"
+    assert json.loads(headers["X-Warmbase-Adapters"]) == [
+        {"repo": "someone/crayon", "revision": COMMIT, "weight_name": an_adapter().weight_name, "scale": 0.5}
+    ]
+
+
+def test_the_path_s_commit_is_its_adapter_s_or_else_the_base_s():
+    result = a_result(base_revision="c" * 40, adapters=(an_adapter(revision=Revision("d" * 40)),))
+
+    assert path_commit(RepoId("someone/crayon"), result) == "d" * 40
+    assert path_commit(RepoId("the/base"), result) == "c" * 40
+
+
+def test_an_image_wrapped_into_json_says_its_seed():
+    result = a_result()
+    body = json.loads(image_response(b"abc", result, {}, as_json=True).text or "")
+
+    assert body["data"] == [{"b64_json": "YWJj"}]
+    assert body["seed"] == result.seed
+
+
+def test_a_job_s_view_shows_progress_and_links():
+    view = job_view(a_record(status=JobStatus.RUNNING, started_at=1_700_000_002.0, progress=(3, 20)))
+
+    assert view["status"] == "running"
+    assert view["progress"] == {"step": 3, "total": 20}
+    assert view["queue_seconds"] == 2.0
+    assert view["result"] is None
+    assert view["error"] is None
+
+
+def test_a_failed_job_s_view_shows_its_error():
+    view = job_view(
+        a_record(status=JobStatus.FAILED, error=an_error(code=ErrorCode.JOB_EXPIRED, message="late"))
+    )
+
+    assert view["error"] == {"code": "job_expired", "message": "late"}
+
+
+@given(st.text())
+def test_no_message_breaks_out_of_its_header(message):
+    response = problem_response(Problem(status=422, code=ErrorCode.INVALID_REQUEST, message=message))
+    header = response.headers["X-Error-Message"]
+
+    assert header.isascii()
+    assert header.isprintable()
+    assert json.loads(response.text or "")["error"] == message

@@ -1,0 +1,163 @@
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from router.waiting import JobWaiter
+from shared.errors import JobExpired, QueueFull, QueueUnavailable
+from shared.jobs import JobStatus
+from tests.builders import a_job, a_record
+
+
+class Server:
+    """Queues and channel of a server in this process."""
+
+    def __init__(self):
+        self.records_by_id = {}
+        self.enqueued, self.cancelled, self.heard = [], [], asyncio.Queue()
+        self.full = self.down = False
+        self.now = 0.0
+
+    def of_tag(self, _tag):
+        return self
+
+    of_job = of_tag
+
+    async def admit(self, job, _workers):
+        if self.full:
+            raise QueueFull("full", 3.0)
+        await self.enqueue(job)
+
+    async def enqueue(self, job):
+        self._answer()
+        self.enqueued.append(job.id)
+        self.records_by_id.setdefault(job.id, a_record(id=job.id))
+
+    async def records(self, jobs):
+        self._answer()
+        return [self.records_by_id.get(job) for job in jobs]
+
+    async def cancel(self, job):
+        self._answer()
+        self.cancelled.append(job)
+
+    def end(self, job, *, say=True):
+        self.records_by_id[job.id] = a_record(id=job.id, status=JobStatus.CANCELLED)
+        if say:
+            self.heard.put_nowait({"data": job.id.encode()})
+
+    def _answer(self):
+        if self.down:
+            raise QueueUnavailable("down")
+
+    @asynccontextmanager
+    async def pubsub(self, *, ignore_subscribe_messages):
+        assert ignore_subscribe_messages
+        yield self
+
+    async def psubscribe(self, pattern):
+        assert pattern.endswith(":done")
+
+    async def get_message(self, **_options):
+        return await self.heard.get()
+
+
+@pytest.fixture
+async def server():
+    return Server()
+
+
+@asynccontextmanager
+async def waiting_for(server, job, sweep_every=3600.0):
+    """A waiter whose sweeps the test orders by its length, and the wait for `job` once it is admitted."""
+    async with JobWaiter(server, server, sweep_every=sweep_every, clock=lambda: server.now) as waiter:
+        wait = asyncio.create_task(waiter.run(job, 1))
+        async with asyncio.timeout(10):
+            while not (server.enqueued or wait.done()):  # noqa: ASYNC110 - a state, not an event
+                await asyncio.sleep(0)
+        yield wait
+        wait.cancel()
+        await asyncio.gather(wait, return_exceptions=True)
+
+
+async def test_a_hint_leads_to_the_record(server):
+    job = a_job()
+    async with waiting_for(server, job) as wait:
+        server.end(job)
+        assert (await wait).status is JobStatus.CANCELLED
+    assert server.cancelled == []
+
+
+async def test_without_a_hint_the_sweep_finds_the_end(server):
+    job = a_job()
+    async with waiting_for(server, job, sweep_every=0.0) as wait:
+        server.end(job, say=False)
+        assert (await wait).status is JobStatus.CANCELLED
+
+
+async def test_a_hint_that_is_not_true_ends_nothing(server):
+    job = a_job()
+    async with waiting_for(server, job) as wait:
+        server.heard.put_nowait({"data": job.id.encode()})
+        server.heard.put_nowait({"data": b"\xff of another layout"})
+        await asyncio.sleep(0.05)
+        assert not wait.done()
+
+
+async def test_a_forgotten_job_is_enqueued_again_under_its_id(server):
+    job = a_job()
+    async with waiting_for(server, job, sweep_every=0.0) as wait:
+        del server.records_by_id[job.id]
+        async with asyncio.timeout(10):
+            while server.enqueued != [job.id, job.id]:  # noqa: ASYNC110 - a state, not an event
+                await asyncio.sleep(0)
+        server.end(job)
+        await wait
+
+
+async def test_an_outage_is_survived_for_a_while_then_told_and_the_job_cancelled_later(server):
+    job = a_job()
+    async with waiting_for(server, job, sweep_every=0.0) as wait:
+        server.down = True
+        server.now = 9.9
+        await asyncio.sleep(0.05)
+        assert not wait.done()
+        server.now = 10.1
+        with pytest.raises(QueueUnavailable):
+            await wait
+        server.down = False
+        async with asyncio.timeout(10):
+            while server.cancelled != [job.id]:  # noqa: ASYNC110 - a state, not an event
+                await asyncio.sleep(0)
+
+
+async def test_who_leaves_has_the_job_cancelled(server):
+    job = a_job()
+    async with waiting_for(server, job) as wait:
+        wait.cancel()
+        async with asyncio.timeout(10):
+            while server.cancelled != [job.id]:  # noqa: ASYNC110 - a state, not an event
+                await asyncio.sleep(0)
+
+
+async def test_time_that_is_over_ends_the_wait_and_the_job(server):
+    job = a_job(timeout=0.05)
+    async with waiting_for(server, job) as wait:
+        with pytest.raises(JobExpired):
+            await wait
+    assert server.cancelled == [job.id]
+
+
+async def test_a_full_queue_is_told_at_once_and_nothing_is_cancelled(server):
+    server.full = True
+    async with waiting_for(server, a_job()) as wait:
+        with pytest.raises(QueueFull):
+            await wait
+    assert server.cancelled == []
+
+
+async def test_the_end_of_the_process_cancels_what_is_waited_for(server):
+    job = a_job()
+    async with waiting_for(server, job) as wait:
+        wait.cancel()
+    assert server.cancelled == [job.id]
