@@ -10,9 +10,8 @@ from redis.asyncio import Redis
 from router.metrics import Metrics
 from shared.errors import JobNotFound, QueueFull, WorkerFault
 from shared.jobs import Job, JobId, JobRecord, JobResult, job_base_tag
-from shared.queue.keys import base_tag
 from shared.queue.queue import Enqueued, JobQueue, QueueSettings
-from shared.refs import RepoId
+from shared.refs import RepoId, base_tag
 from shared.results import ResultStore
 
 RESULT_TTL = 600

@@ -8,8 +8,7 @@ from types import MappingProxyType
 from typing import NewType
 
 from shared.errors import ErrorCode, InvalidRequest
-from shared.queue.keys import BASE_TAG_LENGTH, base_tag
-from shared.refs import AdapterRef, RepoId
+from shared.refs import BASE_TAG_LENGTH, AdapterRef, RepoId, base_tag
 
 JobId = NewType("JobId", str)
 """The tag of the job's base, a hyphen, and 128 random bits: any router finds the record from it."""

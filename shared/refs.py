@@ -1,5 +1,6 @@
 """Identity of things on the Hub: repository ids, commits, and adapters pinned to both."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import NewType
@@ -11,6 +12,8 @@ RepoId = NewType("RepoId", str)
 
 Revision = NewType("Revision", str)
 """A commit: 40 lower-case hexadecimal digits."""
+
+BASE_TAG_LENGTH = 16
 
 MAX_PART_LENGTH = 96
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -63,3 +66,11 @@ class AdapterRef:
     revision: Revision
     weight_name: str
     scale: float = 1.0
+
+
+def base_tag(base: str) -> str:
+    """Return the tag of a base: 16 hexadecimal digits of the SHA-256 of its id.
+
+    It stands in keys and job ids in the base's place, because it holds nothing that a user wrote.
+    """
+    return hashlib.sha256(base.encode()).hexdigest()[:BASE_TAG_LENGTH]

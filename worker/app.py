@@ -18,9 +18,9 @@ from shared.config import WorkerConfig
 from shared.jobs import GenerationParams, WorkerId
 from shared.logs import log_context
 from shared.pools import WorkerInfo
-from shared.queue.keys import base_tag
 from shared.queue.queue import JobQueue, QueueSettings
 from shared.redis_client import blocking_client, command_client, pubsub_client
+from shared.refs import base_tag
 from shared.results import ResultStore
 from shared.sealing import Sealer
 from worker.adapter_store import AdapterStore

@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 from shared.errors import QueueUnavailable
 from shared.jobs import JobId
 from shared.pools import PoolDirectory, WorkerInfo
-from shared.queue.keys import BaseKeys, base_tag
+from shared.queue.keys import BaseKeys
 from shared.queue.queue import JobQueue, LeaseState, QueueSettings
+from shared.refs import base_tag
 from worker.cancels import follow_cancels
 from worker.exit_codes import ExitCode
 from worker.pulse import Pulse

@@ -1,7 +1,7 @@
 """Every Redis key, with its type and lifetime. Nothing else spells a key.
 
 All keys of a base share the hash tag `{tag}`, so that one script may touch them on a cluster. The tag is
-a digest, never text of a user.
+a digest (`shared.refs.base_tag`), never text of a user.
 
 | key | type | holds | lifetime |
 |---|---|---|---|
@@ -19,19 +19,11 @@ a digest, never text of a user.
 `P` is `warmbase:1:{tag}`; the number is the version of this layout.
 """
 
-import hashlib
-
 LAYOUT_VERSION = 1
 PREFIX = f"warmbase:{LAYOUT_VERSION}"
-BASE_TAG_LENGTH = 16
 
 POOLS = "warmbase:pools"
 DONE_PATTERN = f"{PREFIX}:{{*}}:done"
-
-
-def base_tag(base: str) -> str:
-    """Return the hash tag of a base: 16 hexadecimal digits of the SHA-256 of its id."""
-    return hashlib.sha256(base.encode()).hexdigest()[:BASE_TAG_LENGTH]
 
 
 class BaseKeys:

@@ -30,9 +30,9 @@ from deploy.local_hub.server import LocalHubConfig, serve
 from deploy.ports import free_ports
 from shared.jobs import WorkerId
 from shared.pools import PoolDirectory
-from shared.queue.keys import base_tag
 from shared.queue.queue import JobQueue, QueueSettings
 from shared.redis_client import blocking_client, command_client
+from shared.refs import base_tag
 from shared.results import ResultStore
 from tests.builders import BASE, a_result, a_worker
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from shared.queue.keys import BaseKeys, base_tag
+from shared.queue.keys import BaseKeys
 from shared.queue.queue import JobQueue, QueueSettings
 from shared.redis_client import blocking_client, command_client
+from shared.refs import base_tag
 from tests.builders import BASE
 
 LONGEST_WAIT = 2.0

@@ -22,8 +22,8 @@ from router.app import create_app
 from shared.config import router_config
 from shared.jobs import Job, JobError, Timings, WorkerId
 from shared.pools import PoolDirectory
-from shared.queue.keys import base_tag
 from shared.queue.queue import JobQueue, Lease, LeaseState, Progress, QueueSettings
+from shared.refs import base_tag
 from shared.results import ResultStore
 from tests.builders import BASE, a_result, a_worker
 

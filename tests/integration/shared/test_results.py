@@ -1,7 +1,7 @@
 import pytest
 
 from shared.errors import ResultGone
-from shared.queue.keys import base_tag
+from shared.refs import base_tag
 from shared.results import ResultStore
 from tests.builders import BASE, a_lease
 

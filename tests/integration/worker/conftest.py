@@ -21,10 +21,9 @@ from deploy.local_hub.server import LocalHubConfig, serve
 from shared.config import CommonConfig, WorkerConfig
 from shared.jobs import Job, JobId, JobRecord
 from shared.pools import PoolDirectory
-from shared.queue.keys import base_tag
 from shared.queue.queue import JobQueue, QueueSettings
 from shared.redis_client import command_client
-from shared.refs import AdapterRef, RepoId, Revision
+from shared.refs import AdapterRef, RepoId, Revision, base_tag
 from shared.results import ResultStore
 from tests.builders import BASE
 from tests.null_engine import NullEngine

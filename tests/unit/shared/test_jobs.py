@@ -2,7 +2,7 @@ import pytest
 
 from shared.errors import InvalidRequest
 from shared.jobs import NEXT_STATUS, ImageFormat, JobStatus, job_base_tag, new_job_id, parse_job_id
-from shared.queue.keys import base_tag
+from shared.refs import base_tag
 from tests.builders import BASE, a_record
 
 

@@ -7,9 +7,9 @@ import pytest
 from deploy import embedded_valkey
 from shared.errors import QueueUnavailable
 from shared.jobs import JobStatus
-from shared.queue.keys import base_tag
 from shared.queue.queue import Enqueued, JobQueue, LeaseState, QueueSettings
 from shared.redis_client import command_client
+from shared.refs import base_tag
 from shared.results import ResultStore
 from tests.builders import BASE, WORKER, a_job, a_result, an_error, some_progress
 

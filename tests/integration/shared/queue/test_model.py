@@ -23,9 +23,10 @@ from hypothesis.stateful import (
 )
 
 from shared.jobs import NEXT_STATUS, Job, JobStatus, WorkerId
-from shared.queue.keys import BaseKeys, base_tag
+from shared.queue.keys import BaseKeys
 from shared.queue.queue import Enqueued, JobQueue, Lease, LeaseState, QueueSettings
 from shared.redis_client import command_client
+from shared.refs import base_tag
 from tests.builders import BASE, a_job, a_result, an_error, some_progress
 
 SETTINGS = QueueSettings(lease=600.0, max_waiting=4, max_attempts=3, max_crashes=2)

@@ -4,7 +4,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.queue.keys import DONE_PATTERN, POOLS, BaseKeys, base_tag
+from shared.queue.keys import DONE_PATTERN, POOLS, BaseKeys
+from shared.refs import base_tag
 
 KEYS = BaseKeys(base_tag("warmbase/shapes-xl"))
 ALL = [*KEYS.of_queue(), KEYS.job("id"), KEYS.worker("id"), KEYS.blob("name")]
