@@ -168,7 +168,7 @@ def _bar_to(on_stage: OnStage) -> type[Any]:
         def update(self, n: float | None = 1) -> bool | None:
             moved: bool | None = super().update(n)
             if self.unit == "B" and self.total:
-                on_stage(f"downloading {self.n / 1e6:.0f} of {self.total / 1e6:.0f} MB")
+                on_stage(f"downloading {self.n / 1e6:.1f} of {self.total / 1e6:.1f} MB")
             return moved
 
     return Bar

@@ -103,7 +103,7 @@ async def test_the_stages_tell_how_far_the_download_is(load: Loading) -> None:
     downloading = [stage for stage in load.stages if stage.startswith("downloading")]
     assert load.stages[0] == "asking the Hub"
     assert load.stages[-1] == "loading"
-    assert re.fullmatch(r"downloading (\d+) of \1 MB", downloading[-1])
+    assert re.fullmatch(r"downloading ([\d.]+) of \1 MB", downloading[-1])
 
 
 async def test_a_base_on_this_machine_is_not_fetched_again(load: Loading) -> None:
