@@ -1,0 +1,1 @@
+"""The demo: small trained repositories and the Hub that serves them."""

@@ -1,0 +1,5 @@
+import os
+
+from stub_part import run
+
+run("router", int(os.environ["WARMBASE_PORT"]))
