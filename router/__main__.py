@@ -1,7 +1,9 @@
 """`python -m router`: read the configuration, serve until told to stop."""
 
+import argparse
 import logging
 import sys
+from collections.abc import Sequence
 
 from aiohttp import web
 
@@ -10,16 +12,36 @@ from shared.config import ConfigError, router_config
 from shared.logs import configure_logging
 
 DRAIN_SECONDS = 20.0
-"""Requests under way get this long after SIGTERM."""
+"""Requests under way get this long after SIGTERM; then aiohttp cancels them and waits as long again."""
+
+VARIABLES = """\
+environment variables:
+  REDIS_URL                 Redis >= 7.0 or Valkey >= 7.2          [redis://127.0.0.1:6379/0]
+  HF_ENDPOINT               address of the Hub                     [https://huggingface.co]
+  WARMBASE_SECRET           seals callers' tokens for the workers; the same as theirs
+  WARMBASE_HOST             where to listen                        [127.0.0.1]
+  WARMBASE_PORT             the port; 0 takes a free one           [8000]
+  WARMBASE_REQUEST_TIMEOUT  seconds until nobody waits any more    [300]
+  WARMBASE_METADATA_TTL     seconds that Hub metadata stays fresh  [300]
+  WARMBASE_LOG_LEVEL        debug, info, warning or error          [info]
+
+exit codes: 0 stopped as asked, 1 cannot listen, 2 bad configuration.
+"""
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the router; return the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m router",
+        description="Take requests for models, queue them on the base that each stands on, answer them.",
+        epilog=VARIABLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(argv)
     try:
         config = router_config()
     except ConfigError as error:
-        sys.stderr.write(f"warmbase router: {error}\n")
-        return 2
+        parser.error(str(error))
     configure_logging(config.common.log_level)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line a call, and metrics count them
     try:

@@ -3,6 +3,7 @@
 This is the only reader of environment variables. A bad value names its variable and stops the process.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -165,24 +166,25 @@ def _http_url(text: str) -> str:
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise ValueError("a port is between 0 and 65535")
-    return value
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError("has to be a port, a number between 0 and 65535")
+    return int(text)
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError("has to be above 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError("has to be a number above 0")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value <= 0:
-        raise ValueError("has to be above 0")
-    return value
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError("has to be a whole number above 0")
+    return int(text)
 
 
 def _repo(text: str) -> RepoId:

@@ -98,3 +98,11 @@ def test_it_loads_nothing_of_the_worker():
     )
 
     assert not {name.partition(".")[0] for name in done.stdout.split()} & set(FOREIGN)
+
+
+def test_help_names_the_variables_and_starts_nothing():
+    done = subprocess.run(
+        [sys.executable, "-m", "router", "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert "WARMBASE_PORT" in done.stdout
