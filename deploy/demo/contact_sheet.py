@@ -1,6 +1,6 @@
 """One picture of all that the demo can draw: `python -m deploy.demo.contact_sheet --url URL --out FILE`.
 
-A row for each base and adapter, a column for each prompt, the same seed everywhere: whether an adapter does
+A column for each base and adapter, a row for each prompt, the same seed everywhere: whether an adapter does
 what its name says is for a person to see.
 """
 
@@ -25,16 +25,16 @@ SCENES = (
 )
 """Colour, shape, background."""
 SEED = 7
-CELL = 192
+CELL = 128
 GAP = 8
-LABELS = 250
-HEADER = 34
+LABELS = 160
+HEADER = 44
 INK, PAPER = "black", "white"
 TIMEOUT = 600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class Column:
     """A model of the demo.
 
     Attributes:
@@ -49,21 +49,21 @@ class Row:
     shape: str | None = None
 
 
-ROWS = (
-    Row(model="warmbase/shapes-xl"),
-    Row(model="warmbase/outline"),
-    Row(model="warmbase/stripes"),
-    Row(model="warmbase/texture-pack", weight_name="dots.safetensors", trigger="dotted"),
-    Row(model="warmbase/texture-pack", weight_name="checker.safetensors", trigger="checker"),
-    Row(model="warmbase/texture-pack", weight_name="gradient.safetensors", trigger="gradient"),
-    Row(model="warmbase/pixel"),
-    Row(model="warmbase/night"),
-    Row(model="warmbase/pastel"),
-    Row(model="warmbase/star", shape="star"),
-    Row(model="warmbase/lcm-shapes"),
-    Row(model="warmbase/shapes-sd"),
-    Row(model="warmbase/outline-sd"),
-    Row(model="warmbase/neon-sd"),
+COLUMNS = (
+    Column(model="warmbase/shapes-xl"),
+    Column(model="warmbase/outline"),
+    Column(model="warmbase/stripes"),
+    Column(model="warmbase/texture-pack", weight_name="dots.safetensors", trigger="dotted"),
+    Column(model="warmbase/texture-pack", weight_name="checker.safetensors", trigger="checker"),
+    Column(model="warmbase/texture-pack", weight_name="gradient.safetensors", trigger="gradient"),
+    Column(model="warmbase/pixel"),
+    Column(model="warmbase/night"),
+    Column(model="warmbase/pastel"),
+    Column(model="warmbase/star", shape="star"),
+    Column(model="warmbase/lcm-shapes"),
+    Column(model="warmbase/shapes-sd"),
+    Column(model="warmbase/outline-sd"),
+    Column(model="warmbase/neon-sd"),
 )
 
 
@@ -71,33 +71,39 @@ class Refused(Exception):
     """The service did not draw; the message is its reason."""
 
 
-def prompts_for(row: Row, trigger: str) -> list[str]:
-    """Return the prompt of each scene, with the words that wake the row's adapter (`trigger`: its card's)."""
-    words = trigger if row.trigger is None else row.trigger
+def prompts_for(column: Column, trigger: str) -> list[str]:
+    """Return the prompt of each scene, with the words that wake the adapter (`trigger`: its card's)."""
+    words = trigger if column.trigger is None else column.trigger
     prefix = f"{words}, " if words else ""
     return [
-        f"{prefix}a {colour} {row.shape or shape} on a {background} background"
+        f"{prefix}a {colour} {column.shape or shape} on a {background} background"
         for colour, shape, background in SCENES
     ]
 
 
-def lay_out(titles: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
-    """Return the sheet: `titles` above the columns, each row's label before its pictures.
+def title_of(column: Column) -> str:
+    """Return the column's title: the model's short name, and the file where it has several."""
+    file = (column.weight_name or "").removesuffix(".safetensors")
+    return "\n".join(filter(None, (column.model.partition("/")[2], file)))
+
+
+def lay_out(labels: Sequence[str], columns: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
+    """Return the sheet: each column's title above its pictures, `labels` before the rows.
 
     Pictures are enlarged without smoothing, so that what was drawn is what is seen.
     """
-    width = LABELS + len(titles) * (CELL + GAP)
-    sheet = Image.new("RGB", (width, HEADER + len(rows) * (CELL + GAP)), PAPER)
+    pitch = CELL + GAP
+    size = (LABELS + len(columns) * pitch, HEADER + len(labels) * pitch)
+    sheet = Image.new("RGB", size, PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
-    for column, title in enumerate(titles):
-        middle = LABELS + column * (CELL + GAP) + CELL // 2
-        pen.text((middle, HEADER // 2), title, INK, font, "mm")
-    for number, (label, pictures) in enumerate(rows):
-        top = HEADER + number * (CELL + GAP)
-        pen.multiline_text((GAP, top + CELL // 2), label, INK, font, "lm")
-        for column, picture in enumerate(pictures):
+    for row, label in enumerate(labels):
+        pen.text((GAP, HEADER + row * pitch + CELL // 2), label, INK, font, "lm")
+    for number, (title, pictures) in enumerate(columns):
+        left = LABELS + number * pitch
+        pen.multiline_text((left + CELL // 2, HEADER // 2), title, INK, font, "mm", align="center")
+        for row, picture in enumerate(pictures):
             enlarged = picture.convert("RGB").resize((CELL, CELL), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (LABELS + column * (CELL + GAP), top))
+            sheet.paste(enlarged, (left, HEADER + row * pitch))
     return sheet
 
 
@@ -112,10 +118,10 @@ class Service:
         with self._open(f"/models/{model}", None) as answer:
             return str(json.load(answer).get("trigger") or "")
 
-    def draw(self, row: Row, prompt: str) -> Image.Image:
+    def draw(self, column: Column, prompt: str) -> Image.Image:
         """Return the picture of `prompt`."""
-        parameters = {"seed": SEED} | ({"weight_name": row.weight_name} if row.weight_name else {})
-        with self._open(f"/models/{row.model}", {"inputs": prompt, "parameters": parameters}) as answer:
+        parameters = {"seed": SEED} | ({"weight_name": column.weight_name} if column.weight_name else {})
+        with self._open(f"/models/{column.model}", {"inputs": prompt, "parameters": parameters}) as answer:
             return Image.open(io.BytesIO(answer.read()))
 
     def _open(self, path: str, body: dict[str, object] | None) -> io.BufferedIOBase:
@@ -134,18 +140,17 @@ class Service:
         return answer
 
 
-def draw_sheet(service: Service, rows: Sequence[Row] = ROWS) -> Image.Image:
+def draw_sheet(service: Service, columns: Sequence[Column] = COLUMNS) -> Image.Image:
     """Ask the service for every picture and return the sheet.
 
     Raises:
         Refused: one was not drawn.
     """
     drawn = []
-    for row in rows:
-        prompts = prompts_for(row, service.trigger(row.model))
-        pictures = [service.draw(row, prompt) for prompt in prompts]
-        drawn.append(("\n".join(filter(None, (row.model, row.weight_name))), pictures))
-        print(row.model, row.weight_name or "", flush=True)
+    for column in columns:
+        prompts = prompts_for(column, service.trigger(column.model))
+        drawn.append((title_of(column), [service.draw(column, prompt) for prompt in prompts]))
+        print(column.model, column.weight_name or "", flush=True)
     return lay_out([f"{colour} {shape}, {background}" for colour, shape, background in SCENES], drawn)
 
 
