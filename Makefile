@@ -12,6 +12,7 @@ help: ## List the targets.
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): about 1.3 GB, a minute or more …"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
 	@touch $@
 
@@ -41,7 +42,9 @@ format: $(VENV)/dev.stamp ## Format and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/dev.stamp ## Measure, and print ratios against the reference arms.
-	@for bench in picture_equality swap router startup; do $(BIN)/python tests/bench/$$bench.py || exit 1; done
+	@for bench in picture_equality swap router startup; do \
+		echo "== $$bench"; OMP_WAIT_POLICY=passive $(BIN)/python tests/bench/$$bench.py || exit 1; \
+	done
 
 bench-gpu: $(VENV)/dev.stamp ## Measure on a CUDA device.
 	$(BIN)/python -m pytest tests/gpu

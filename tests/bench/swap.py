@@ -155,7 +155,7 @@ def report(engine: DiffusersEngine, reference: Any, pair: Sequence[Path], rounds
         engine.activate(activations[number % 2])
     swap, full = statistics.median(ours), statistics.median(theirs)
     size = sum(path.stat().st_size for path in pair) / len(pair) / 1e6
-    print(f"\n{pair[0].stem} <-> {pair[1].stem}: {size:.1f} MB, {len(adapters[0].changes)} weights")
+    print(f"\n{title(pair[0])} <-> {title(pair[1])}: {size:.1f} MB, {len(adapters[0].changes)} weights")
     print(
         f"  swap, both in RAM         {swap * 1e3:10.2f} ms   median of {rounds}, min {min(ours) * 1e3:.2f}"
     )
@@ -205,6 +205,10 @@ def difference(
     reference.unload_lora_weights()
     reference.unet.load_state_dict(pristine)
     return largest
+
+
+def title(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}" if path.is_relative_to(HUB) else path.stem
 
 
 def activation(adapter: CanonicalAdapter, path: Path) -> Activation[CanonicalAdapter]:
