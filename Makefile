@@ -12,7 +12,7 @@ help: ## List the targets.
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): about 1.3 GB, a minute or more …"
+	@echo "Installing into $(VENV): a minute or more; with a CUDA build of torch, several GB …"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
 	@touch $@
 

@@ -1,7 +1,6 @@
 """`python -m router`: read the configuration, serve until told to stop."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -43,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         parser.error(str(error))
     configure_logging(config.common.log_level)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line a call, and metrics count them
     try:
         web.run_app(
             create_app(config),

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 from router.base_aliases import current_id
 from router.hub_metadata import CardDefaults, HubMetadata
-from router.weight_files import STANDARD_NAMES, default_weight_file, has_pickled, weight_files
+from router.weight_files import (
+    MODEL_INDEX,
+    PICKLED_LORA,
+    STANDARD_NAMES,
+    default_weight_file,
+    has_pickled,
+    weight_files,
+)
 from shared.errors import InvalidRequest
 from shared.refs import RepoId, Revision, parse_repo_id
 
@@ -129,8 +136,8 @@ def _unsupported(metadata: HubMetadata, reason: str, evidence: tuple[str, ...]) 
 def _full_model_signs(metadata: HubMetadata) -> tuple[str, ...]:
     """A pipeline is a full model even if someone tagged it 'lora': merged checkpoints often are."""
     signs = []
-    if "model_index.json" in metadata.files:
-        signs.append("file model_index.json")
+    if MODEL_INDEX in metadata.files:
+        signs.append(f"file {MODEL_INDEX}")
     if metadata.pipeline_class.endswith("Pipeline"):
         signs.append(f"pipeline class {metadata.pipeline_class}")
     return tuple(signs)
@@ -141,8 +148,8 @@ def _adapter_signs(metadata: HubMetadata) -> tuple[str, ...]:
     if metadata.hub_relation == ADAPTER or any(relation == ADAPTER for relation, _ in metadata.tag_bases):
         signs.append("relation adapter")
     signs += [f"file {name}" for name in STANDARD_NAMES if name in metadata.files]
-    if "pytorch_lora_weights.bin" in metadata.files:
-        signs.append("file pytorch_lora_weights.bin")
+    if PICKLED_LORA in metadata.files:
+        signs.append(f"file {PICKLED_LORA}")
     return tuple(signs)
 
 

@@ -4,6 +4,7 @@ import re
 
 from aiohttp import web
 
+from router.fields import checked_text
 from router.keys import CONFIG, QUEUES, SUBMISSIONS
 from router.problems import drawn
 from router.responses import (
@@ -14,7 +15,7 @@ from router.responses import (
     job_view,
     path_commit,
 )
-from router.schemas import parse_request
+from router.schemas import MAX_NAME, parse_request
 from shared.errors import InvalidRequest, JobNotFound
 from shared.jobs import JobId, parse_job_id
 from shared.refs import parse_repo_id
@@ -49,6 +50,8 @@ async def generate(request: web.Request) -> web.Response:
 async def describe(request: web.Request) -> web.Response:
     """`GET /models/{model}`: what the id is, why, and whether it is served now."""
     repo, revision = parse_repo_id(request.match_info["model"]), request.query.get("revision")
+    if revision is not None:
+        checked_text(revision, "revision", MAX_NAME)
     found, pools = await request.app[SUBMISSIONS].inspect(repo, revision, bearer_token(request))
     return web.json_response(classification_view(found, pools))
 

@@ -77,7 +77,10 @@ class Hub:
         await self._call("file", repo, lambda: self._check_access(repo, revision, file, token))
 
     def close(self) -> None:
-        """Let the threads end; a call under way is not waited for."""
+        """Begin no more calls, and return at once.
+
+        A call under way still ends in its thread, which the interpreter waits for at its own exit.
+        """
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _metadata(self, repo: RepoId, revision: str | None, token: str | None) -> HubMetadata:

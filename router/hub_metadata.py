@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from router.weight_files import telling_files
 from shared.errors import InvalidRequest
 from shared.refs import RepoId, Revision, parse_repo_id, parse_revision
 
@@ -23,6 +24,12 @@ EXPAND = (
 
 MAX_NUMBER = 1e6
 """A card's number above this is no recommendation (and may not fit a float)."""
+
+MAX_TEXT = 1024
+"""A text of more characters counts as absent: thousands of descriptions are remembered."""
+
+MAX_TEXTS = 256
+"""Tags beyond these, and bases, are overlooked for the same reason."""
 
 
 class UnreadableMetadata(ValueError):
@@ -45,7 +52,7 @@ class HubMetadata:
     Attributes:
         repo: the current id, which differs from the one asked for after a rename.
         tags: the Hub's and the card's, lower case.
-        files: paths of all files.
+        files: paths of the files that tell what it is (`router.weight_files.telling_files`).
         pipeline_class: the diffusers class of `config`, empty if there is none.
         hub_relation: how the Hub relates the repository to `hub_bases`: `adapter`, `finetune`, ...
         hub_bases: current ids of the bases, as the Hub resolved them.
@@ -78,7 +85,7 @@ class HubMetadata:
 def parse_metadata(document: object) -> HubMetadata:
     """Read the Hub's answer to `GET /api/models/{id}`.
 
-    A field of an unexpected type counts as absent: cards are written by people.
+    A field of an unexpected type or size counts as absent: cards are written by people.
 
     Raises:
         UnreadableMetadata: the answer has no id or no commit.
@@ -100,10 +107,10 @@ def parse_metadata(document: object) -> HubMetadata:
         library=_text(raw.get("library_name")) or _text(card.get("library_name")),
         pipeline_tag=_text(raw.get("pipeline_tag")) or _text(card.get("pipeline_tag")),
         tags=frozenset(tag.lower() for tag in tags),
-        files=tuple(_text(_mapping(item).get("rfilename")) for item in _items(raw.get("siblings"))),
+        files=telling_files(_text(_mapping(item).get("rfilename")) for item in _items(raw.get("siblings"))),
         pipeline_class=_text(_mapping(config.get("diffusers")).get("_class_name")) or _tagged_class(tags),
         hub_relation=_text(bases.get("relation")),
-        hub_bases=tuple(_text(_mapping(item).get("id")) for item in _items(bases.get("models"))),
+        hub_bases=tuple(_text(_mapping(item).get("id")) for item in _items(bases.get("models"))[:MAX_TEXTS]),
         tag_bases=tuple(_base_of_tag(tag) for tag in tags if tag.startswith("base_model:")),
         card_bases=_texts(card.get("base_model")),
         peft_base=_text(peft.get("base_model_name_or_path")),
@@ -143,12 +150,12 @@ def _items(value: object) -> list[object]:
 
 
 def _text(value: object) -> str:
-    return value.strip() if isinstance(value, str) else ""
+    return value.strip() if isinstance(value, str) and len(value) <= MAX_TEXT else ""
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    """Return a text or a list of texts as a tuple without the empty ones."""
-    texts = (_text(item) for item in (value if isinstance(value, list) else [value]))
+    """Return a text or a list of texts as a tuple of at most `MAX_TEXTS`, without the empty ones."""
+    texts = (_text(item) for item in (value[:MAX_TEXTS] if isinstance(value, list) else [value]))
     return tuple(text for text in texts if text)
 
 

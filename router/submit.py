@@ -16,7 +16,7 @@ from router.queues import Queues
 from router.schemas import GenerationRequest
 from router.waiting import JobWaiter
 from shared.config import Limits
-from shared.errors import ErrorCode, InvalidRequest, RepoForbidden, WarmbaseError
+from shared.errors import ErrorCode, InvalidRequest, QueueFull, RepoForbidden, WarmbaseError
 from shared.jobs import Job, JobRecord, JobStatus, job_base_tag, new_job_id
 from shared.pools import BasePool
 from shared.refs import RepoId, Revision
@@ -100,12 +100,21 @@ class Submissions:
     async def enqueue(self, submission: Submission) -> JobRecord:
         """Enqueue the job for a client that will ask for its end later.
 
+        If the client does not get the job's id, the job is cancelled.
+
         Raises:
             QueueFull: as many jobs wait as may wait.
             QueueUnavailable: Redis does not answer.
         """
-        await self._queues.admit(submission.job, submission.workers)
-        return await self._queues.record(submission.job.id)
+        job = submission.job
+        try:
+            await self._queues.admit(job, submission.workers)
+            return await self._queues.record(job.id)
+        except QueueFull:
+            raise
+        except BaseException:
+            self._waiter.abandon(job)
+            raise
 
     async def run(self, submission: Submission) -> JobRecord:
         """Enqueue the job and return its record once it has ended, well or badly.

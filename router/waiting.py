@@ -18,7 +18,7 @@ from typing import Self
 from redis.asyncio import Redis
 
 from router.queues import Queues
-from shared.errors import JobExpired, QueueUnavailable
+from shared.errors import JobExpired, QueueFull, QueueUnavailable
 from shared.jobs import Job, JobId, JobRecord, job_base_tag
 from shared.queue.keys import DONE_PATTERN
 from shared.redis_client import translate_errors
@@ -106,16 +106,21 @@ class JobWaiter:
                 waiting.admitted, self._last_contact = True, self._clock()
                 return await waiting.ended
         except TimeoutError as error:
-            self._abandon(job)
+            self.abandon(job)
             raise JobExpired(f"no image within {job.timeout:g} s; the job was cancelled") from error
-        except (asyncio.CancelledError, QueueUnavailable):
-            self._abandon(job)
+        except QueueFull:
+            raise
+        except BaseException:  # whatever else it was, the job may be on the queue by now
+            self.abandon(job)
             raise
         finally:
             del self._waiting[job.id]
 
-    def _abandon(self, job: Job) -> None:
-        """Have the job cancelled as soon as Redis answers; after its time nobody would run it anyway."""
+    def abandon(self, job: Job) -> None:
+        """Have a job that nobody will ask for cancelled as soon as Redis answers.
+
+        It need not have come to the queue. After its time it is left alone: nobody would run it anyway.
+        """
         self._abandoned[job.id] = self._clock() + job.timeout
         self._look.set()
 
@@ -191,6 +196,8 @@ class JobWaiter:
                     await self._queues.of_job(job).cancel(job)
                 except QueueUnavailable:
                     return  # the next sweep tries again
+                except Exception:  # one job's trouble must not keep the others, nor the exit
+                    logger.exception("job left uncancelled", extra={"action": "abandon", "job": job})
             del self._abandoned[job]
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:

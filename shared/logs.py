@@ -48,3 +48,5 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # It logs every address, and those of downloads are signed: whoever reads one may fetch the file.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)

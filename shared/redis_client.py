@@ -4,6 +4,7 @@ The library's defaults re-send a command whose reply was lost, up to ten times; 
 script here is idempotent, so the command pool retries once on a broken connection and no more.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,9 @@ UNAVAILABLE = (
     exceptions.ClusterDownError,
 )
 
+UNAVAILABLE_REPLIES = re.compile(r"\b(UNBLOCKED|NOREPLICAS|MISCONF|BUSY)\b")
+"""Replies for which redis-py has no class: fail-over, too few replicas, a full disk, a hanging script."""
+
 
 def command_client(url: str) -> Redis:
     """Short commands and scripts: fails within a second when the server is gone."""
@@ -58,9 +62,11 @@ def translate_errors() -> Iterator[None]:
     """
     try:
         yield
-    except UNAVAILABLE as error:
-        # The cause names the server, which is for the log; the message is for the caller.
-        raise QueueUnavailable("the queue does not answer; try again in a moment") from error
+    except exceptions.RedisError as error:
+        if isinstance(error, UNAVAILABLE) or UNAVAILABLE_REPLIES.search(str(error)):
+            # The cause names the server, which is for the log; the message is for the caller.
+            raise QueueUnavailable("the queue does not answer; try again in a moment") from error
+        raise
 
 
 def one_round_trip(redis: Redis) -> Any:  # noqa: ANN401 - the library types queued commands as awaitable

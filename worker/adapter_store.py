@@ -41,12 +41,15 @@ class AdapterStore(Generic[A]):
         files: HubFiles,
         ingest: Callable[[Path], A],
         ram: RamTier[WeightFile, A],
+        most_bytes: int,
         threads: Executor,
         metrics: WorkerMetrics,
     ) -> None:
+        """`most_bytes` is what the adapters of one job may have together: all are in RAM at once."""
         self._files = files
         self._ingest = ingest
         self._ram = ram
+        self._most_bytes = most_bytes
         self._threads = threads
         self._metrics = metrics
         self._ingesting = asyncio.Lock()
@@ -63,14 +66,33 @@ class AdapterStore(Generic[A]):
             token: the caller's Hub token, for what has to be downloaded.
 
         Raises:
-            AdapterRejected: a file is broken, too large, or made for another base.
-            RepoNotFound, RepoForbidden, HubUnavailable: as `HubFiles.fetch`.
+            AdapterRejected: a file is broken, made for another base, or too large, alone or with the others.
+            RepoNotFound, RepoForbidden, HubUnavailable, WorkerFault: as `HubFiles.fetch`.
         """
         with self._ram.in_use(frozenset(map(_weight_file, refs))):
+            await self._check_sizes(refs, token)
             adapters = await asyncio.gather(*(self._get(ref, token) for ref in refs))
             yield tuple(
                 Activation(ref=ref, adapter=adapter) for ref, adapter in zip(refs, adapters, strict=True)
             )
+
+    async def _check_sizes(self, refs: Sequence[AdapterRef], token: str | None) -> None:
+        """Refuse what does not fit into RAM together, before any of it is downloaded."""
+        files = {_weight_file(ref): ref for ref in refs}
+        sizes = await asyncio.gather(*(self._size(ref, token) for ref in files.values()))
+        if sum(sizes) > self._most_bytes:
+            named = ", ".join(f"{file.repo} {size}" for file, size in zip(files, sizes, strict=True))
+            raise AdapterRejected(
+                f"the adapters have {sum(sizes)} bytes together ({named}); "
+                f"at most {self._most_bytes} are taken here: use fewer or smaller ones"
+            )
+
+    async def _size(self, ref: AdapterRef, token: str | None) -> int:
+        adapter = self._ram.get(_weight_file(ref))
+        if adapter is not None:
+            return adapter.nbytes
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._files.size, ref, token)
 
     async def _get(self, ref: AdapterRef, token: str | None) -> A:
         file = _weight_file(ref)

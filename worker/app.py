@@ -64,6 +64,8 @@ class WorkerApp(Generic[A]):
         self._readiness = Readiness(base=config.base)
         self._compute = ThreadPoolExecutor(1, "compute")
         self._threads = ThreadPoolExecutor(FETCH_THREADS, "fetch")
+        # Apart, so that downloads which hang never hold up an image that is drawn.
+        self._encoding = ThreadPoolExecutor(1, "encode")
         self._stopped = asyncio.Event()
         self._on_stop: Callable[[], None] = self._stopped.set
 
@@ -83,7 +85,7 @@ class WorkerApp(Generic[A]):
             finally:
                 for number in STOP_SIGNALS:
                     loop.remove_signal_handler(number)
-                for threads in (self._compute, self._threads):
+                for threads in (self._compute, self._threads, self._encoding):
                     threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> ExitCode:
@@ -167,7 +169,7 @@ class WorkerApp(Generic[A]):
             queue=queue,
             results=ResultStore(commands, tag, self._settings.record_ttl),
             base_revision=engine.info.revision,
-            threads=self._threads,
+            threads=self._encoding,
         )
         secret = self._config.common.secret
         executor = JobExecutor(
@@ -196,6 +198,7 @@ class WorkerApp(Generic[A]):
             files=HubFiles(self._config.common.hub, self._config.max_adapter_bytes),
             ingest=engine.ingest,
             ram=ram,
+            most_bytes=self._config.ram_budget,
             threads=self._threads,
             metrics=self._metrics,
         )

@@ -1,7 +1,9 @@
 """Cancels as they are published, so that they take effect before the next heartbeat."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -24,19 +26,23 @@ async def follow_cancels(redis: Redis, channel: str, on_cancel: Callable[[JobId]
         channel: the base's control channel, which carries job ids.
         on_cancel: told each id.
     """
+    pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE)
+
+    def hear(message: Mapping[str, Any]) -> None:
+        nonlocal pauses
+        pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE)  # the server answers: it has confirmed the subscription
+        if message["type"] == "message":
+            on_cancel(JobId(message["data"].decode()))
+
     while True:
-        for pause in backoff(FIRST_PAUSE, LONGEST_PAUSE):
-            try:
-                await _follow(redis, channel, on_cancel)
-                break
-            except QueueUnavailable:
-                await asyncio.sleep(pause)
+        with suppress(QueueUnavailable):
+            await _follow(redis, channel, hear)
+        await asyncio.sleep(next(pauses))
 
 
-async def _follow(redis: Redis, channel: str, on_cancel: Callable[[JobId], None]) -> None:
+async def _follow(redis: Redis, channel: str, hear: Callable[[Mapping[str, Any]], None]) -> None:
     with translate_errors():
-        async with redis.pubsub(ignore_subscribe_messages=True) as subscription:
+        async with redis.pubsub() as subscription:
             await subscription.subscribe(channel)
             async for message in subscription.listen():
-                if message["type"] == "message":
-                    on_cancel(JobId(message["data"].decode()))
+                hear(message)

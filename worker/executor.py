@@ -1,7 +1,7 @@
 """One job up to its image: fetch the adapters, make them active, draw."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from contextvars import copy_context
@@ -10,7 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import Generic, TypeVar
 
-from shared.errors import WorkerFault
+from shared.errors import JobExpired, WorkerFault
 from shared.jobs import Job
 from shared.sealing import Sealer, SealError
 from worker.adapter_store import AdapterStore
@@ -20,6 +20,7 @@ from worker.pulse import Pulse
 from worker.running import RunningJob
 
 A = TypeVar("A", bound=Adapter)
+T = TypeVar("T")
 
 TOKEN_MAX_AGE = 24 * 3600.0
 """Seconds. Far above any job's timeout, which the queue enforces: clocks of two machines may differ."""
@@ -62,6 +63,7 @@ class JobExecutor(Generic[A]):
 
         Raises:
             Interrupted: the job was stopped.
+            JobExpired: its timeout passed before the adapters were there.
             BaseDamaged: no later image can be trusted.
             Exception: the job's failure, for `worker.failures.failure_of`.
         """
@@ -69,7 +71,7 @@ class JobExecutor(Generic[A]):
         started = self._clock()
         async with AsyncExitStack() as stack:
             holding = self._store.hold(job.adapters, self._token(job))
-            activations = await running.unless_stopped(stack.enter_async_context(holding))
+            activations = await _in_time(running, stack.enter_async_context(holding))
             fetch = self._clock() - started
             loop = asyncio.get_running_loop()
             # With the context, so that what the engine logs names the job.
@@ -142,3 +144,15 @@ class JobExecutor(Generic[A]):
         self._metrics.fetch.observe(drawn.fetch)
         self._metrics.swap.observe(drawn.swap)
         self._metrics.inference.observe(drawn.inference)
+
+
+async def _in_time(running: RunningJob, fetching: Awaitable[T]) -> T:
+    """Return what `fetching` gives, unless the job is stopped or its timeout passes first."""
+    limit = asyncio.timeout(running.remaining)
+    try:
+        async with limit:
+            return await running.unless_stopped(fetching)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise JobExpired("the job's timeout passed while its adapters were fetched") from error

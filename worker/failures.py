@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from shared.errors import AdapterRejected, ErrorCode, WarmbaseError, WorkerFault
+from shared.errors import AdapterRejected, ErrorCode, JobExpired, WarmbaseError, WorkerFault
 from shared.jobs import Job, JobError
 from worker.engine.contract import AdapterFault, BrokenImage, Interrupted
 
@@ -37,6 +37,8 @@ def failure_of(error: Exception, job: Job) -> Failure:
             return _failure(AdapterRejected(f"{_named(job)}: {error}; a smaller scale may help"))
         case BrokenImage():
             return replace(_failure(WorkerFault(str(error))), retry=False)
+        case JobExpired():  # the caller may ask again; this job has no time left for another attempt
+            return replace(_failure(error), retry=False)
         case WarmbaseError():
             return _failure(error)
         case _:

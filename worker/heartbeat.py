@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from threading import Thread
+from time import monotonic
 from types import TracebackType
 from typing import NoReturn, Self, TypeVar
 
@@ -51,6 +53,7 @@ class Heartbeat:
         commands: Callable[[], Redis],
         subscriptions: Callable[[], Redis],
         give_up: Callable[[ExitCode], NoReturn],
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         """`commands` and `subscriptions` make clients of Redis: a client belongs to one event loop.
 
@@ -70,7 +73,9 @@ class Heartbeat:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._stopping = asyncio.Event()
         self._leaving = asyncio.Event()
+        self._clock = clock
         self._reachable = True
+        self._back_since = -math.inf
 
     async def __aenter__(self) -> Self:
         """Start the thread."""
@@ -143,8 +148,16 @@ class Heartbeat:
                 await self._reached(pools.withdraw(self._worker))
             else:
                 await self._reached(pools.announce(self._worker, BEATS_PER_ANNOUNCEMENT * self._period))
-            await self._reached(queue.reap())
+            if self._may_reap():
+                await self._reached(queue.reap())
             await self._pause(self._stopping if self._leaving.is_set() else self._leaving)
+
+    def _may_reap(self) -> bool:
+        """Whether leases that have run out are those of dead workers.
+
+        While Redis was away nobody could renew one: the living get the time of a lease to do so.
+        """
+        return self._reachable and self._clock() - self._back_since >= self._settings.lease
 
     async def _pause(self, event: asyncio.Event) -> None:
         """Wait for the next beat, or for `event` if that comes first."""
@@ -166,6 +179,7 @@ class Heartbeat:
             return None
         if not self._reachable:
             logger.info("Redis answers the heartbeat again", extra={"action": "heartbeat_heard"})
+            self._back_since = self._clock()
         self._reachable = True
         return answer
 

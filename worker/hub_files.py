@@ -1,9 +1,11 @@
 """The disk tier: weight files of the Hub, kept by huggingface_hub in its own store on disk."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import Literal
 
 from httpx2 import HTTPError
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -18,8 +20,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from shared.errors import AdapterRejected, HubUnavailable, RepoForbidden, RepoNotFound
+from shared.errors import AdapterRejected, HubUnavailable, RepoForbidden, RepoNotFound, WorkerFault
 from shared.refs import AdapterRef
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class HubFiles:
@@ -35,8 +39,8 @@ class HubFiles:
         self._max_bytes = max_bytes
         self._folder = folder
 
-    def fetch(self, ref: AdapterRef, token: str | None) -> Path:
-        """Return the file's path, after downloading it with the caller's `token` if it is not on disk yet.
+    def size(self, ref: AdapterRef, token: str | None) -> int:
+        """Return the file's bytes, from disk or else as the Hub tells them to `token`, before any download.
 
         Raises:
             AdapterRejected: the file is larger than allowed.
@@ -45,11 +49,28 @@ class HubFiles:
             HubUnavailable: the Hub does not answer.
         """
         path = self._on_disk(ref)
+        if path is not None:
+            return self._allowed(ref, path.stat().st_size)
+        url = hf_hub_url(ref.repo, ref.weight_name, revision=ref.revision, endpoint=self._hub)
+        with _typed_errors(ref):
+            metadata = get_hf_file_metadata(url, token=_authorisation(token), endpoint=self._hub)
+        return self._allowed(ref, metadata.size)
+
+    def fetch(self, ref: AdapterRef, token: str | None) -> Path:
+        """Return the file's path, after downloading it with the caller's `token` if it is not on disk yet.
+
+        Ask for its `size` first: only that refuses a large file before it is downloaded.
+
+        Raises:
+            WorkerFault: the disk is full.
+            Others: as `size`.
+        """
+        path = self._on_disk(ref)
         if path is None:
             with _typed_errors(ref):
                 path = self._download(ref, token)
-        # Once more for what was on disk already, and for a Hub that does not keep its word.
-        self._check_size(ref, path.stat().st_size)
+        # Once more, for a Hub that does not keep its word.
+        self._allowed(ref, path.stat().st_size)
         return path
 
     def _on_disk(self, ref: AdapterRef) -> Path | None:
@@ -59,29 +80,30 @@ class HubFiles:
         return Path(found) if isinstance(found, str) else None
 
     def _download(self, ref: AdapterRef, token: str | None) -> Path:
-        # False: without it the library would send the token of the deployment's own environment.
-        authorisation = token or False
-        url = hf_hub_url(ref.repo, ref.weight_name, revision=ref.revision, endpoint=self._hub)
-        metadata = get_hf_file_metadata(url, token=authorisation, endpoint=self._hub)
-        self._check_size(ref, metadata.size)
         return Path(
             hf_hub_download(
                 ref.repo,
                 ref.weight_name,
                 revision=ref.revision,
                 cache_dir=self._folder,
-                token=authorisation,
+                token=_authorisation(token),
                 endpoint=self._hub,
             )
         )
 
-    def _check_size(self, ref: AdapterRef, size: int | None) -> None:
+    def _allowed(self, ref: AdapterRef, size: int | None) -> int:
         if size is None:
             raise AdapterRejected(f"{ref.repo}: the Hub does not say how large {ref.weight_name} is")
         if size > self._max_bytes:
             raise AdapterRejected(
                 f"{ref.repo}: {ref.weight_name} has {size} bytes; at most {self._max_bytes} are taken here"
             )
+        return size
+
+
+def _authorisation(token: str | None) -> str | Literal[False]:
+    # False: without it the library would send the token of the deployment's own environment.
+    return token or False
 
 
 @contextmanager
@@ -106,3 +128,9 @@ def _typed_errors(ref: AdapterRef) -> Iterator[None]:
         raise HubUnavailable(f"the Hub cannot give {where} now") from error
     except (FileMetadataError, HTTPError, ConnectionError) as error:
         raise HubUnavailable(f"the Hub does not answer for {where}") from error
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise WorkerFault(
+            f"the worker's disk is full and cannot take {ref.repo}; try again, or ask the operator"
+        ) from error

@@ -29,7 +29,7 @@ class WorkerMetrics:
     def __init__(self, base: RepoId) -> None:
         self.registry = CollectorRegistry()
         self._jobs = Counter(
-            "warmbase_jobs_finished",
+            "warmbase_attempts_finished",
             "Attempts that ended, by outcome.",
             ["base_model", "outcome"],
             registry=self.registry,

@@ -38,9 +38,14 @@ class RunningJob:
         return Progress(lease=self.lease, step=done, total=total)
 
     @property
+    def remaining(self) -> float:
+        """Seconds until the job's timeout has passed since it was claimed: then surely nobody waits for it."""
+        return self.lease.job.timeout - (self._clock() - self._claimed_at)
+
+    @property
     def is_overdue(self) -> bool:
-        """Whether the job's timeout has passed since it was claimed, so that surely nobody waits for it."""
-        return self._clock() - self._claimed_at > self.lease.job.timeout
+        """Whether none of `remaining` is left."""
+        return self.remaining < 0
 
     def on_step(self, done: int, total: int) -> None:
         """Note the progress.

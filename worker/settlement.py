@@ -78,8 +78,10 @@ class Settlement:
         result = self._result(
             lease.job, drawn, blob=name, digest=digest, size=len(data), encode_seconds=seconds
         )
-        written = await _until_answered(running, partial(self._queue.complete, lease, result))
-        return Outcome.SUCCEEDED if written else Outcome.LOST
+        if not await _until_answered(running, partial(self._queue.complete, lease, result)):
+            return Outcome.LOST
+        # A cancel that came after the last step: the queue has ended the job cancelled.
+        return Outcome.CANCELLED if running.state is LeaseState.CANCELLED else Outcome.SUCCEEDED
 
     async def _fail(self, running: RunningJob, failure: Failure) -> Outcome:
         fail = partial(self._queue.fail, running.lease, failure.error, retry=failure.retry)
@@ -120,13 +122,14 @@ def _encoded(job: Job, drawn: Drawn, base_revision: str) -> tuple[bytes, str]:
 async def _until_answered(running: RunningJob, call: Callable[[], Awaitable[T]]) -> T | None:
     """Return the answer of `call`, repeated while Redis is away; None when it does not matter any more.
 
+    A job that is overdue gets one call, so that its record says how it ended.
     A lease that is lost after a call whose reply never came may be gone because the call succeeded: then one
     more call tells.
     """
     asked = False
     for pause in backoff(FIRST_PAUSE, LONGEST_PAUSE):
         is_lost = running.state is LeaseState.LOST
-        if running.is_overdue or (is_lost and not asked):
+        if (running.is_overdue and asked) or (is_lost and not asked):
             break
         asked = True
         try:

@@ -21,7 +21,7 @@ from shared.codec import (
     encode_result,
 )
 from shared.errors import ErrorCode
-from shared.jobs import Job, JobError, JobId, JobRecord, JobResult, WorkerId
+from shared.jobs import Job, JobError, JobId, JobRecord, JobResult, JobStatus, WorkerId
 from shared.queue.keys import BaseKeys
 from shared.queue.scripts import Script
 from shared.redis_client import one_round_trip, translate_errors
@@ -29,12 +29,14 @@ from shared.redis_client import one_round_trip, translate_errors
 MOST_IN_ONE_CALL = 64
 """Leases that one reap takes back, and expired jobs that one claim ends: no call holds up the server."""
 
-EXPIRED = encode_error(JobError(code=ErrorCode.JOB_EXPIRED, message="the job's time was over before it ran"))
+EXPIRED = encode_error(
+    JobError(code=ErrorCode.JOB_EXPIRED, message="the job's time was over before its end")
+)
 CRASHED = encode_error(
     JobError(code=ErrorCode.WORKER_FAULT, message="each worker that ran this job died; it is not run again")
 )
-UNREADABLE = encode_error(
-    JobError(code=ErrorCode.WORKER_FAULT, message="the worker is of another version than the router")
+OTHER_VERSION = JobError(
+    code=ErrorCode.WORKER_FAULT, message="the worker is of another version than the router"
 )
 
 
@@ -151,7 +153,7 @@ class JobQueue:
         try:
             return Lease(job=decode_job(job), worker=worker, fence=fence, attempt=attempt)
         except CodecError:
-            await self._end(self._fail, job_id, worker, fence, UNREADABLE, 0)
+            await self._end(self._fail, job_id, worker, fence, encode_error(OTHER_VERSION), 0)
             return None
 
     async def heartbeat(self, worker: WorkerId, jobs: Sequence[Progress]) -> dict[JobId, LeaseState]:
@@ -216,13 +218,17 @@ class JobQueue:
         return reaped
 
     async def records(self, jobs: Sequence[JobId]) -> list[JobRecord | None]:
-        """Return what Redis knows of these jobs, None for an unknown one; in one round trip."""
+        """Return what Redis knows of these jobs, None for an unknown one; in one round trip.
+
+        A record that another version wrote, and this one cannot read, is that of a failed job: it must not
+        keep the others from being read.
+        """
         with translate_errors():
             pipeline = one_round_trip(self._redis)
             for job in jobs:
                 pipeline.hmget(self._keys.job(job), RECORD_FIELDS)
             rows = await pipeline.execute()
-        return [decode_record(job, row) for job, row in zip(jobs, rows, strict=True)]
+        return [_record(job, row) for job, row in zip(jobs, rows, strict=True)]
 
     async def depth(self) -> tuple[int, int]:
         """Return how many jobs wait and how many run."""
@@ -257,3 +263,12 @@ class JobQueue:
             self._keys.of_queue(), job_id, worker, fence, self._settings.record_ttl, *arguments
         )
         return bool(reply)
+
+
+def _record(job: JobId, row: Sequence[bytes | None]) -> JobRecord | None:
+    try:
+        return decode_record(job, row)
+    except CodecError:
+        return JobRecord(
+            id=job, status=JobStatus.FAILED, attempts=0, crashes=0, enqueued_at=0.0, error=OTHER_VERSION
+        )

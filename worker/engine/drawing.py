@@ -12,6 +12,9 @@ from shared.jobs import GenerationParams
 from worker.engine.contract import BaseInfo, BrokenImage, Generated, StepCallback
 from worker.engine.schedulers import Schedulers
 
+MAX_ENLARGEMENT = 8
+"""Of a base's own width and height: beyond it no base draws sense, and one request takes minutes."""
+
 Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
@@ -79,18 +82,24 @@ class Drawing:
         info = self._info
         guidance = params.guidance_scale
         return _Choice(
-            width=self._size("width", params.width or info.default_width),
-            height=self._size("height", params.height or info.default_height),
+            width=self._size("width", params.width, info.default_width),
+            height=self._size("height", params.height, info.default_height),
             steps=params.steps or info.default_steps,
             guidance_scale=info.default_guidance_scale if guidance is None else guidance,
             scheduler=params.scheduler or info.default_scheduler,
         )
 
-    def _size(self, side: str, pixels: int) -> int:
+    def _size(self, side: str, wanted: int | None, default: int) -> int:
+        if wanted is None:
+            return default
         multiple = self._info.size_multiple
-        if pixels < multiple or pixels % multiple:
-            raise InvalidRequest(f"parameters.{side}", f"{pixels} is not a multiple of {multiple}")
-        return pixels
+        if wanted < multiple or wanted % multiple:
+            raise InvalidRequest(f"parameters.{side}", f"{wanted} is not a multiple of {multiple}")
+        if wanted > MAX_ENLARGEMENT * default:
+            raise InvalidRequest(
+                f"parameters.{side}", f"{wanted} is more than {MAX_ENLARGEMENT} times this base's {default}"
+            )
+        return wanted
 
     def _scheduler(self, choice: _Choice) -> Any:  # noqa: ANN401 - diffusers is untyped
         scheduler = self._schedulers.fresh(choice.scheduler)

@@ -7,13 +7,16 @@ from diffusers import LCMScheduler, SchedulerMixin, TCDScheduler
 from shared.errors import InvalidRequest
 
 
+TRIAL_STEPS = 20
+"""Any usual number does; some schedulers refuse two or three."""
+
+
 class Schedulers:
     """Makes schedulers by class name, each from the configuration that the base came with."""
 
     def __init__(self, original: SchedulerMixin) -> None:
         self._config = dict(original.config)
         self._classes = {kind.__name__: kind for kind in self._constructible(original)}
-        self.default: str = type(original).__name__
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -36,7 +39,7 @@ class Schedulers:
         """Yield the compatible classes that work with the configuration and the libraries that are here."""
         for kind in (type(original), *original.compatibles, LCMScheduler, TCDScheduler):
             try:
-                kind.from_config(self._config).set_timesteps(2)
+                kind.from_config(self._config).set_timesteps(TRIAL_STEPS)
             except (ImportError, TypeError, ValueError, NotImplementedError):
                 continue
             yield kind

@@ -1,4 +1,4 @@
-"""Sets of drawn pictures with captions, and their latents."""
+"""Sets of drawn pictures with captions."""
 
 from dataclasses import dataclass
 from typing import Final

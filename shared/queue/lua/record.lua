@@ -61,7 +61,7 @@ end
 local function put_back(id)
   local job = redis.call('HMGET', JOB .. id, 'place', 'enqueued_at')
   redis.call('HSET', JOB .. id, 'status', 'queued')
-  redis.call('HDEL', JOB .. id, 'step', 'total')
+  redis.call('HDEL', JOB .. id, 'started_at', 'step', 'total')
   redis.call('ZREM', ACTIVE, id)
   redis.call('ZADD', READY, job[1], id)
   redis.call('ZADD', AGE, job[2], id)

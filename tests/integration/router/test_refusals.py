@@ -61,6 +61,17 @@ async def test_an_unknown_revision(http, router, worker):
     await refusal(http, f"{router}/models/{ADAPTER}", 422, "invalid_request", json=body)
 
 
+@pytest.mark.parametrize("revision", ["", " ", "a" * 256])
+async def test_a_revision_that_cannot_be_one_is_named_by_both_methods(http, router, worker, revision):
+    body = {"inputs": "a", "parameters": {"revision": revision}}
+    url = f"{router}/models/{ADAPTER}"
+    _, drawn = await refusal(http, url, 422, "invalid_request", json=body)
+    _, described = await refusal(http, url, 422, "invalid_request", "GET", params={"revision": revision})
+
+    assert drawn["field"] == "parameters.revision"
+    assert described["field"] == "revision"
+
+
 async def test_a_base_runs_at_its_own_commit(http, router, worker):
     body = {"inputs": "a", "parameters": {"revision": "f" * 40}}
     _, said = await refusal(http, f"{router}/models/{BASE}", 422, "invalid_request", json=body)

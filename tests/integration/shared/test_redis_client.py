@@ -111,3 +111,28 @@ async def test_a_mistake_of_ours_is_not_hidden(redis):
     await redis.set("text", "value")
     with pytest.raises(Exception, match="WRONGTYPE"), translate_errors():
         await redis.zcard("text")
+
+
+async def test_a_server_that_lacks_replicas_is_unavailable_for_now(redis):
+    """As after a fail-over: the server is there, and refuses to write."""
+    await redis.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(QueueUnavailable), translate_errors():
+            await redis.set("key", "value")
+        with pytest.raises(QueueUnavailable), translate_errors():
+            await redis.pipeline(transaction=False).set("key", "value").execute()
+    finally:
+        await redis.config_set("min-replicas-to-write", 0)
+
+
+async def test_a_blocking_command_that_a_fail_over_ends_finds_the_server_unavailable(redis, redis_url):
+    async with blocking_client(redis_url, 5.0) as blocking:
+        waiting = asyncio.create_task(blocking.bzpopmin("nothing", timeout=5.0))
+        while not (await redis.info("clients"))["blocked_clients"]:  # noqa: ASYNC110 - the server cannot tell
+            await asyncio.sleep(0.01)
+        await redis.replicaof("127.0.0.1", 1)
+        try:
+            with pytest.raises(QueueUnavailable), translate_errors():
+                await waiting
+        finally:
+            await redis.replicaof("NO", "ONE")

@@ -135,7 +135,7 @@ class LocalWorker:
     def finished(self, outcome: Outcome) -> float:
         labels = {"base_model": BASE, "outcome": outcome}
         registry = self.app._metrics.registry
-        return registry.get_sample_value("warmbase_jobs_finished_total", labels) or 0.0
+        return registry.get_sample_value("warmbase_attempts_finished_total", labels) or 0.0
 
 
 StartWorker = Callable[..., LocalWorker]

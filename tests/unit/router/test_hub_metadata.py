@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.hub_metadata import CardDefaults, UnreadableMetadata, parse_metadata
+from router.hub_metadata import MAX_TEXT, MAX_TEXTS, CardDefaults, UnreadableMetadata, parse_metadata
+from router.weight_files import MAX_FILES
 from tests.unit.router.hub_documents import LCM, PIXEL_ART, SDXL, SHA, document
 
 JSON = st.recursive(
@@ -59,6 +60,33 @@ def test_every_kind_of_gate_counts(gated, expected):
 def test_an_answer_without_id_or_commit_is_unreadable(answer):
     with pytest.raises(UnreadableMetadata):
         parse_metadata(answer)
+
+
+
+def test_what_is_remembered_of_a_huge_description_is_bounded():
+    many = [f"{number}.safetensors" for number in range(10_000)]
+    found = parse_metadata(
+        document(
+            "a/b",
+            (*many, f"{'x' * MAX_TEXT}.safetensors"),
+            tags=["lora", "x" * (MAX_TEXT + 1), *many],
+            baseModels={"models": [{"id": SDXL}] * 10_000},
+            cardData={"instance_prompt": "x" * (MAX_TEXT + 1), "base_model": [SDXL] * 10_000},
+        )
+    )
+
+    assert found.files == tuple(many[:MAX_FILES])
+    assert "lora" in found.tags
+    assert max(map(len, found.tags)) <= MAX_TEXT
+    assert len(found.tags) < MAX_TEXTS
+    assert len(found.hub_bases) == len(found.card_bases) == MAX_TEXTS
+    assert found.trigger == ""
+
+
+def test_a_text_of_the_greatest_length_is_read():
+    trigger = "x" * MAX_TEXT
+
+    assert parse_metadata(document("a/b", cardData={"instance_prompt": trigger})).trigger == trigger
 
 
 @given(

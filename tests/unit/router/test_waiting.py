@@ -16,6 +16,8 @@ class Server:
         self.records_by_id = {}
         self.enqueued, self.cancelled, self.heard = [], [], asyncio.Queue()
         self.full = self.down = False
+        self.lost_reply = None
+        self.uncancellable = None
         self.now = 0.0
 
     def of_tag(self, _tag):
@@ -27,6 +29,8 @@ class Server:
         if self.full:
             raise QueueFull("full", 3.0)
         await self.enqueue(job)
+        if self.lost_reply:
+            raise self.lost_reply
 
     async def enqueue(self, job):
         self._answer()
@@ -39,6 +43,8 @@ class Server:
 
     async def cancel(self, job):
         self._answer()
+        if job == self.uncancellable:
+            raise RuntimeError("the script failed")
         self.cancelled.append(job)
 
     def end(self, job, *, say=True):
@@ -161,3 +167,23 @@ async def test_the_end_of_the_process_cancels_what_is_waited_for(server):
     async with waiting_for(server, job) as wait:
         wait.cancel()
     assert server.cancelled == [job.id]
+
+
+async def test_a_job_of_which_nobody_knows_whether_it_was_enqueued_is_cancelled(server):
+    server.lost_reply = RuntimeError("no such answer was foreseen")
+    job = a_job()
+    async with waiting_for(server, job) as wait:
+        with pytest.raises(RuntimeError):
+            await wait
+    assert server.cancelled == [job.id]
+
+
+async def test_a_job_that_cannot_be_cancelled_keeps_neither_the_others_nor_the_exit(server, caplog):
+    stuck, other = a_job(), a_job()
+    server.uncancellable = stuck.id
+    async with JobWaiter(server, server, clock=lambda: server.now) as waiter:
+        waiter.abandon(stuck)
+        waiter.abandon(other)
+    (said,) = (record for record in caplog.records if record.message == "job left uncancelled")
+    assert server.cancelled == [other.id]
+    assert said.job == stuck.id

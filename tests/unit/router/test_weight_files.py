@@ -2,7 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.weight_files import default_weight_file, has_pickled, weight_files
+from router.weight_files import (
+    MAX_FILES,
+    MODEL_INDEX,
+    PICKLED_LORA,
+    STANDARD_NAMES,
+    default_weight_file,
+    has_pickled,
+    telling_files,
+    weight_files,
+)
 
 CASES = {
     "one file at the top": (["style.safetensors"], "style.safetensors"),
@@ -49,3 +58,26 @@ def test_pickled_weights_are_no_weight_files():
     assert weight_files(["a.bin", "b.pt", "c.ckpt"]) == ()
     assert has_pickled(["a.json", "a.BIN"])
     assert not has_pickled(["a.safetensors"])
+
+
+def test_only_files_that_say_something_are_kept():
+    files = ["README.md", "a.SAFETENSORS", "images/1.png", "b.ckpt", "unet/config.json", MODEL_INDEX]
+
+    assert telling_files(files) == (MODEL_INDEX, "a.SAFETENSORS", "b.ckpt")
+
+
+@pytest.mark.parametrize("name", [MODEL_INDEX, PICKLED_LORA, *STANDARD_NAMES, "z.safetensors"])
+def test_however_many_files_there_are_what_says_most_is_kept(name):
+    kept = telling_files([*(f"{number}.bin" for number in range(2 * MAX_FILES)), name])
+
+    assert name in kept
+    assert len(kept) == MAX_FILES
+
+
+@given(st.lists(st.sampled_from([*(name for files, _ in CASES.values() for name in files), "x.json"])))
+def test_what_is_not_kept_decides_nothing(files):
+    kept = telling_files(files)
+
+    assert default_weight_file(kept) == default_weight_file(files)
+    assert has_pickled(kept) == has_pickled(files)
+    assert sorted(weight_files(kept)) == sorted(weight_files(files))

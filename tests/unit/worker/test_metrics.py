@@ -6,7 +6,7 @@ def test_two_workers_of_one_process_do_not_share_their_numbers() -> None:
     one, other = WorkerMetrics(a_worker().base), WorkerMetrics(a_worker().base)
     one.finished(Outcome.SUCCEEDED)
 
-    sample = 'warmbase_jobs_finished_total{base_model="warmbase/shapes-xl",outcome="succeeded"} 1.0'
+    sample = 'warmbase_attempts_finished_total{base_model="warmbase/shapes-xl",outcome="succeeded"} 1.0'
     assert sample in one.exposition().decode()
     assert sample not in other.exposition().decode()
 

@@ -162,3 +162,17 @@ async def test_what_was_asked_for_does_not_outlive_the_job(queue, run_a_job, red
     lease = await run_a_job(sealed_token="sealed")
     await queue.complete(lease, a_result())
     assert not await redis.hexists(keys.job(lease.job.id), "job")
+
+
+async def test_a_record_of_another_version_reads_as_failed_and_hides_no_other(queue, run_a_job, redis, keys):
+    strange, other = await run_a_job(), await run_a_job()
+    await redis.hset(keys.job(strange.job.id), "result", b'{"of": "another version"}')
+    first, second = await queue.records([strange.job.id, other.job.id])
+    assert (first.status, first.error.code) == (JobStatus.FAILED, ErrorCode.WORKER_FAULT)
+    assert second.status is JobStatus.RUNNING
+
+
+async def test_a_job_that_waits_again_has_not_started(queue, run_a_job, record_of):
+    lease = await run_a_job()
+    await queue.release(lease)
+    assert (await record_of(lease.job.id)).started_at is None
