@@ -6,12 +6,13 @@ Three memories, so that nothing which one token opened is ever shown to another 
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from router.base_aliases import current_id
 from router.hub_metadata import HubMetadata
 from router.metadata_cache import Lifetimes, MetadataCache
+from router.weight_files import telling_files
 from shared.errors import RepoForbidden, RepoNotFound
 from shared.refs import AdapterRef, RepoId, Revision
 
@@ -100,15 +101,20 @@ class Catalogue:
             await memory.close()
 
     async def _fetch_public(self, key: tuple[RepoId, str | None]) -> HubMetadata:
-        return await self._hub.metadata(*key, token=None)
+        return _kept(await self._hub.metadata(*key, token=None))
 
     async def _fetch_private(self, key: tuple[_Caller, RepoId, str | None]) -> HubMetadata:
         caller, repo, revision = key
-        return await self._hub.metadata(repo, revision, caller.token)
+        return _kept(await self._hub.metadata(repo, revision, caller.token))
 
     async def _fetch_access(self, key: tuple[_Caller, RepoId, Revision, str]) -> None:
         caller, repo, revision, file = key
         await self._hub.check_access(repo, revision, file, caller.token)
+
+
+def _kept(metadata: HubMetadata) -> HubMetadata:
+    """Return what is worth remembering: a repository may have very many files."""
+    return replace(metadata, files=telling_files(metadata.files))
 
 
 def _caller(token: str) -> _Caller:

@@ -41,7 +41,6 @@ async def generate(request: web.Request) -> web.Response:
     image = await app[QUEUES].image(record.id, result)
     headers = {
         **image_headers(record, result),
-        "X-Warmbase-Base": submission.job.base,
         "X-Warmbase-Commit": path_commit(submission.model, result),
     }
     return image_response(image, result, headers, as_json=wanted.form.as_json)

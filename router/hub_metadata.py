@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.weight_files import telling_files
 from shared.errors import InvalidRequest
 from shared.refs import RepoId, Revision, parse_repo_id, parse_revision
 
@@ -52,7 +51,7 @@ class HubMetadata:
     Attributes:
         repo: the current id, which differs from the one asked for after a rename.
         tags: the Hub's and the card's, lower case.
-        files: paths of the files that tell what it is (`router.weight_files.telling_files`).
+        files: paths of all files; the catalogue keeps those that tell what it is.
         pipeline_class: the diffusers class of `config`, empty if there is none.
         hub_relation: how the Hub relates the repository to `hub_bases`: `adapter`, `finetune`, ...
         hub_bases: current ids of the bases, as the Hub resolved them.
@@ -107,7 +106,7 @@ def parse_metadata(document: object) -> HubMetadata:
         library=_text(raw.get("library_name")) or _text(card.get("library_name")),
         pipeline_tag=_text(raw.get("pipeline_tag")) or _text(card.get("pipeline_tag")),
         tags=frozenset(tag.lower() for tag in tags),
-        files=telling_files(_text(_mapping(item).get("rfilename")) for item in _items(raw.get("siblings"))),
+        files=tuple(_text(_mapping(item).get("rfilename")) for item in _items(raw.get("siblings"))),
         pipeline_class=_text(_mapping(config.get("diffusers")).get("_class_name")) or _tagged_class(tags),
         hub_relation=_text(bases.get("relation")),
         hub_bases=tuple(_text(_mapping(item).get("id")) for item in _items(bases.get("models"))[:MAX_TEXTS]),

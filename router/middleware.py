@@ -13,7 +13,7 @@ from aiohttp import web
 from router.keys import METRICS
 from router.problems import INTERNAL, EndedBadly, Problem, problem_of, problem_of_status
 from router.responses import REQUEST_ID, problem_response
-from shared.errors import WarmbaseError
+from shared.errors import InvalidRequest, WarmbaseError
 from shared.logs import log_context
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -58,6 +58,12 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         problem = problem_of_status(error.status, f"{error.reason}: {request.method} {request.path}")
+        response = await _answer(request, problem)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except web.RequestPayloadError:
+        problem = problem_of(InvalidRequest("body", "cannot be read: it is not what Content-Encoding says"))
     except Exception:
         logger.exception("request failed", extra={"action": "answer"})
         problem = problem_of_status(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL)

@@ -146,13 +146,14 @@ def _pinned(item: _Chosen) -> AdapterRef:
 
 
 def _weight_name(wanted: WantedAdapter, adapter: LoraAdapter) -> str:
+    field = f"{_parent(wanted.field)}.weight_name"
     if wanted.weight_name is None:
         if adapter.weight_name is None:
-            raise AmbiguousWeights(adapter.repo, adapter.weight_files)
+            raise AmbiguousWeights(adapter.repo, adapter.weight_files, field)
         return adapter.weight_name
     if wanted.weight_name not in adapter.weight_files:
         raise InvalidRequest(
-            f"{_parent(wanted.field)}.weight_name",
+            field,
             f"{adapter.repo} has no such .safetensors file; it has {_names(adapter.weight_files)}",
         )
     return wanted.weight_name

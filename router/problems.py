@@ -83,7 +83,7 @@ def problem_of(error: WarmbaseError) -> Problem:
         status=_status(error),
         code=error.code,
         message=error.message,
-        field=(error.field or None) if isinstance(error, InvalidRequest) else None,
+        field=(error.field or None) if isinstance(error, InvalidRequest | AmbiguousWeights) else None,
         choices=error.choices if isinstance(error, AmbiguousWeights) else (),
         retry_after=_retry_after(error),
     )
@@ -106,6 +106,7 @@ def problem_of_end(record: JobRecord) -> Problem | None:
         status=STATUS[code],
         code=code,
         message=message,
+        field=record.error.field if record.error else None,
         retry_after=_seconds(RETRY_AFTER.get(code)),
         job=record.id,
     )

@@ -23,6 +23,7 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
     spent = result.timings
     return {
         "X-Job-Id": record.id,
+        "X-Warmbase-Base": result.base,
         "X-Warmbase-Base-Commit": result.base_revision,
         "X-Warmbase-Adapters": json.dumps([asdict(adapter) for adapter in result.adapters]),
         "X-Warmbase-Seed": str(result.seed),
@@ -61,9 +62,10 @@ def image_response(
 
 def job_view(record: JobRecord) -> dict[str, object]:
     """Return a job as clients see it. What is not known yet is null."""
-    step, total = record.progress or (None, None)
     problem = problem_of_end(record) if record.status.is_end else None
     result = record.result
+    # the last heartbeat may have been before the last step
+    step, total = (result.steps, result.steps) if result else record.progress or (None, None)
     return {
         "id": record.id,
         "status": record.status.value,

@@ -86,15 +86,14 @@ class UnsupportedModel(WarmbaseError):
 
 
 class AmbiguousWeights(WarmbaseError):
-    """Several weight files fit; the request has to name one of `choices`."""
+    """Several weight files fit; the request has to name one of `choices` in `field`."""
 
     code = ErrorCode.AMBIGUOUS_WEIGHTS
 
-    def __init__(self, repo: str, choices: tuple[str, ...]) -> None:
-        super().__init__(
-            f"{repo} holds several weight files; name one in parameters.weight_name: " + ", ".join(choices)
-        )
+    def __init__(self, repo: str, choices: tuple[str, ...], field: str) -> None:
+        super().__init__(f"{repo} holds several weight files; name one in {field}: {', '.join(choices)}")
         self.choices = choices
+        self.field = field
 
 
 class AdapterRejected(WarmbaseError):

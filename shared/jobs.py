@@ -120,7 +120,7 @@ class JobResult:
 
     Attributes:
         blob: the name of the image in the result store.
-        base_revision: commit of the base.
+        base: what it was drawn with, and at which commit: `base_revision`.
         digest: SHA-256 of the image's bytes, hexadecimal.
         size: bytes.
         steps: the steps that really ran, as are `guidance_scale`, `scheduler`, `width`, `height`.
@@ -130,6 +130,7 @@ class JobResult:
     media_type: str
     digest: str
     size: int
+    base: RepoId
     base_revision: str
     adapters: tuple[AdapterRef, ...]
     seed: int
@@ -143,10 +144,11 @@ class JobResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobError:
-    """Why a job failed: a code of the error tree and a message for people."""
+    """Why a job failed: a code of the error tree, a message for people, and the request's field at fault."""
 
     code: ErrorCode
     message: str
+    field: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

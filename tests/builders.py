@@ -68,6 +68,7 @@ def a_result(**changes: Any) -> JobResult:
         media_type="image/png",
         digest="ab" * 32,
         size=1234,
+        base=BASE,
         base_revision=COMMIT,
         adapters=(an_adapter(),),
         seed=7,

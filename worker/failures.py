@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from shared.errors import AdapterRejected, ErrorCode, JobExpired, WarmbaseError, WorkerFault
+from shared.errors import AdapterRejected, ErrorCode, InvalidRequest, JobExpired, WarmbaseError, WorkerFault
 from shared.jobs import Job, JobError
 from worker.engine.contract import AdapterFault, BrokenImage, Interrupted
 
@@ -37,8 +37,6 @@ def failure_of(error: Exception, job: Job) -> Failure:
             return _failure(AdapterRejected(f"{_named(job)}: {error}; a smaller scale may help"))
         case BrokenImage():
             return replace(_failure(WorkerFault(str(error))), retry=False)
-        case JobExpired():  # the caller may ask again; this job has no time left for another attempt
-            return replace(_failure(error), retry=False)
         case WarmbaseError():
             return _failure(error)
         case _:
@@ -51,7 +49,10 @@ def is_unforeseen(error: Exception) -> bool:
 
 
 def _failure(error: WarmbaseError) -> Failure:
-    return Failure(error=JobError(code=error.code, message=error.message), retry=error.retryable)
+    # An expired job has no time left for another attempt; its caller may send a new one.
+    retry = error.retryable and not isinstance(error, JobExpired)
+    field = error.field if isinstance(error, InvalidRequest) else None
+    return Failure(error=JobError(code=error.code, message=error.message, field=field), retry=retry)
 
 
 def _named(job: Job) -> str:

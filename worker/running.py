@@ -39,7 +39,7 @@ class RunningJob:
 
     @property
     def remaining(self) -> float:
-        """Seconds until the job's timeout has passed since it was claimed: then surely nobody waits for it."""
+        """Seconds until the job's timeout has passed since the claim: then surely nobody waits for it."""
         return self.lease.job.timeout - (self._clock() - self._claimed_at)
 
     @property

@@ -100,6 +100,7 @@ class Settlement:
             media_type=job.params.image_format.media_type,
             digest=digest,
             size=size,
+            base=job.base,
             base_revision=self._base_revision,
             adapters=job.adapters,
             seed=job.params.seed,

@@ -29,9 +29,7 @@ from shared.redis_client import one_round_trip, translate_errors
 MOST_IN_ONE_CALL = 64
 """Leases that one reap takes back, and expired jobs that one claim ends: no call holds up the server."""
 
-EXPIRED = encode_error(
-    JobError(code=ErrorCode.JOB_EXPIRED, message="the job's time was over before its end")
-)
+EXPIRED = encode_error(JobError(code=ErrorCode.JOB_EXPIRED, message="the job's time was over before its end"))
 CRASHED = encode_error(
     JobError(code=ErrorCode.WORKER_FAULT, message="each worker that ran this job died; it is not run again")
 )

@@ -6,7 +6,6 @@ from diffusers import LCMScheduler, SchedulerMixin, TCDScheduler
 
 from shared.errors import InvalidRequest
 
-
 TRIAL_STEPS = 20
 """Any usual number does; some schedulers refuse two or three."""
 

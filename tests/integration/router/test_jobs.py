@@ -64,7 +64,9 @@ async def test_a_running_job_shows_its_progress_and_has_no_image_yet(http, route
 async def test_a_waiting_job_is_cancelled_at_another_router(http, start_router, worker):
     one, two = await start_router(), await start_router()
     worker.free.clear()
-    running, waiting = (await begin(http, one))["id"], (await begin(http, one))["id"]
+    running = (await begin(http, one))["id"]
+    await eventually(lambda: worker.has_claimed(1))
+    waiting = (await begin(http, one))["id"]
     async with http.delete(f"{two}/jobs/{waiting}") as response:
         assert (await response.json())["status"] == "cancelled"
     async with http.get(f"{two}/jobs/{waiting}/image") as response:
@@ -74,6 +76,7 @@ async def test_a_waiting_job_is_cancelled_at_another_router(http, start_router, 
     async with http.delete(f"{two}/jobs/{running}") as response:
         assert response.status == 200
     assert (await ended(http, one, running))["status"] == "cancelled"
+    await eventually(worker.has_cancelled)
     assert worker.cancelled == [running]
 
 
@@ -92,6 +95,12 @@ async def test_an_image_that_has_expired_is_gone(http, router, worker, redis):
     async with http.get(f"{router}/jobs/{job}/image") as response:
         assert response.status == 410
         assert response.headers["X-Error-Code"] == "result_gone"
+
+
+async def test_a_job_that_succeeded_has_made_all_its_steps_and_names_its_base(http, router, worker):
+    view = await ended(http, router, (await begin(http, router))["id"])
+    assert view["progress"]["step"] == view["progress"]["total"] > 0
+    assert view["result"]["X-Warmbase-Base"] == BASE
 
 
 async def test_a_failed_job_says_why(http, router, worker):

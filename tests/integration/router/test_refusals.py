@@ -61,8 +61,12 @@ async def test_an_unknown_revision(http, router, worker):
     await refusal(http, f"{router}/models/{ADAPTER}", 422, "invalid_request", json=body)
 
 
-@pytest.mark.parametrize("revision", ["", " ", "a" * 256])
-async def test_a_revision_that_cannot_be_one_is_named_by_both_methods(http, router, worker, revision):
+@pytest.mark.parametrize(
+    ("revision", "problem"), [("", "is empty"), (" ", "is empty"), ("a" * 256, "at most 255 characters")]
+)
+async def test_a_revision_that_cannot_be_one_is_named_by_both_methods(
+    http, router, worker, revision, problem
+):
     body = {"inputs": "a", "parameters": {"revision": revision}}
     url = f"{router}/models/{ADAPTER}"
     _, drawn = await refusal(http, url, 422, "invalid_request", json=body)
@@ -70,6 +74,8 @@ async def test_a_revision_that_cannot_be_one_is_named_by_both_methods(http, rout
 
     assert drawn["field"] == "parameters.revision"
     assert described["field"] == "revision"
+    assert problem in drawn["error"]
+    assert problem in described["error"]
 
 
 async def test_a_base_runs_at_its_own_commit(http, router, worker):
@@ -146,7 +152,25 @@ async def test_an_answer_that_comes_too_late(http, start_router, worker):
     [("GET", "/nothing", 404), ("DELETE", "/health", 405), ("PUT", "/models/a/b", 405)],
 )
 async def test_the_framework_s_own_refusals_have_the_same_shape(http, router, method, path, status):
-    await refusal(http, f"{router}{path}", status, "invalid_request", method=method)
+    response, _ = await refusal(http, f"{router}{path}", status, "invalid_request", method=method)
+    assert ("Allow" in response.headers) is (status == 405)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_what_its_encoding_says(http, router, encoding):
+    headers = {"Content-Encoding": encoding}
+    _, body = await refusal(
+        http, f"{router}/models/{ADAPTER}", 422, "invalid_request", data=b'{"inputs": "a"}', headers=headers
+    )
+    assert body["field"] == "body"
+
+
+async def test_a_parameter_that_the_worker_refuses_is_named(http, router, worker):
+    worker.error = JobError(
+        code=ErrorCode.INVALID_REQUEST, message="parameters.width: odd", field="parameters.width"
+    )
+    _, body = await refusal(http, f"{router}/models/{ADAPTER}", 422, "invalid_request")
+    assert body["field"] == "parameters.width"
 
 
 async def test_a_body_that_is_too_large(http, router):

@@ -1,9 +1,12 @@
 """Jobs with adapters: from a Hub over its own wire to what the engine is given."""
 
 import asyncio
+import errno
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 
+import huggingface_hub
 import pytest
 
 from deploy.local_hub.faults import FaultRule
@@ -15,6 +18,8 @@ from tests import null_engine
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import SECRET, Hub, LocalWorker, QueueUser, StartWorker, until
 from tests.null_engine import BROKEN_FILE
+from worker.app import FETCH_THREADS
+from worker.metrics import Outcome
 
 CRAYON = b"the weights of crayon"
 INK = b"the weights of ink"
@@ -285,3 +290,87 @@ async def test_adapters_that_draw_nothing_fail_their_job_for_good(
     job = a_job(adapters=adapters, params=some_params(prompt=null_engine.BREAK))
 
     assert "someone/crayon" in await refused(queue, job, ErrorCode.ADAPTER_REJECTED)
+
+
+async def test_adapters_that_are_too_large_together_are_refused_before_any_is_downloaded(
+    queue: QueueUser, start_worker: StartWorker, config: WorkerConfig, hub: Hub
+) -> None:
+    hub.write("someone/crayon", bytes(600))
+    hub.write("someone/ink", bytes(500))
+    crayon, ink = await hub.pinned("someone/crayon", "someone/ink")
+    start_worker(config=replace(config, ram_budget=1099))
+
+    message = await refused(queue, a_job(adapters=(crayon, ink)), ErrorCode.ADAPTER_REJECTED)
+
+    for part in ("1100 bytes", "someone/crayon 600", "someone/ink 500", "1099"):
+        assert part in message
+    assert hub.requests.count(**GET_FILE) == 0
+    twice = (replace(crayon, scale=0.5), replace(crayon, scale=0.25))
+    assert (await ended(queue, a_job(adapters=twice))).status is JobStatus.SUCCEEDED
+    await refused(queue, a_job(adapters=(crayon, ink)), ErrorCode.ADAPTER_REJECTED)
+
+
+@pytest.fixture
+def hanging_downloads(hub: Hub) -> Iterator[asyncio.Event]:
+    """Every download waits until this is set."""
+    released = asyncio.Event()
+
+    async def wait(_seconds: float) -> None:
+        await released.wait()
+
+    hub.faults.sleep = wait
+    hub.faults.add(FaultRule(**GET_FILE, latency_s=1.0))
+    yield released
+    released.set()
+
+
+async def test_a_job_whose_timeout_passes_while_it_downloads_ends_expired(
+    queue: QueueUser, start_worker: StartWorker, hub: Hub, hanging_downloads: asyncio.Event
+) -> None:
+    hub.write("someone/crayon", CRAYON)
+    job = a_job(adapters=await hub.pinned("someone/crayon"), timeout=3.0)
+    worker = start_worker()
+    await ended(queue, a_job(adapters=()))  # so that the worker is there, and claims the job in time
+
+    assert "adapters were fetched" in await refused(queue, job, ErrorCode.JOB_EXPIRED)
+
+    assert not hanging_downloads.is_set()
+    assert (await queue.record(job.id)).attempts == 1
+    await ended(queue, a_job(adapters=()))
+    assert worker.finished(Outcome.FAILED) == 1
+
+
+async def test_downloads_that_hang_do_not_hold_up_the_image_of_the_next_job(
+    queue: QueueUser, start_worker: StartWorker, hub: Hub, hanging_downloads: asyncio.Event
+) -> None:
+    repos = [f"someone/slow-{number}" for number in range(FETCH_THREADS)]
+    for repo in repos:
+        hub.write(repo, repo.encode())
+    start_worker()
+    slow = await queue.add(a_job(adapters=await hub.pinned(*repos)))
+
+    async def all_download() -> bool:
+        return hub.requests.count(**GET_FILE) == FETCH_THREADS
+
+    await until(all_download)
+    await queue.jobs.cancel(slow)
+
+    assert (await ended(queue, a_job(adapters=()))).status is JobStatus.SUCCEEDED
+    assert not hanging_downloads.is_set()
+
+
+async def test_a_full_disk_costs_an_attempt_and_leaves_the_base_beyond_doubt(
+    queue: QueueUser, start_worker: StartWorker, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.write("someone/crayon", CRAYON)
+    job = a_job(adapters=await hub.pinned("someone/crayon"))
+
+    def write_to_a_full_disk(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", write_to_a_full_disk)
+    worker = start_worker()
+
+    assert "disk is full" in await refused(queue, job, ErrorCode.WORKER_FAULT)
+    assert (await queue.record(job.id)).attempts == 3
+    assert worker.engine.verifications == 0

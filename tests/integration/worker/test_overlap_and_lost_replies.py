@@ -8,12 +8,13 @@ import pytest
 
 from shared.errors import QueueUnavailable
 from shared.jobs import JobStatus
-from shared.queue.queue import JobQueue
+from shared.queue.queue import JobQueue, LeaseState
 from shared.results import ResultStore
 from tests.builders import BASE, a_job
 from tests.integration.worker.conftest import QueueUser, StartWorker, until
 from tests.null_engine import NullEngine
 from worker.metrics import Outcome
+from worker.running import RunningJob
 
 Call = Callable[..., Awaitable[Any]]
 
@@ -98,3 +99,34 @@ async def test_workers_announce_themselves_once_they_are_warm_and_withdraw_at_th
     assert (pool.base, len(pool.workers)) == (BASE, 1)
     await workers[1].stop()
     assert await queue.pools.live() == ()
+
+
+async def test_a_job_that_is_cancelled_after_its_last_step_counts_as_cancelled(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, stop = ResultStore.put, RunningJob.stop
+    worker = start_worker()
+    job = a_job(adapters=())
+    stopped: list[LeaseState] = []
+
+    def noted_stop(self: RunningJob, reason: LeaseState) -> None:
+        stop(self, reason)
+        stopped.append(reason)
+
+    async def put_after_the_cancel(self: ResultStore, *arguments: Any) -> str:
+        await queue.jobs.cancel(job.id)
+
+        async def is_told() -> bool:
+            return bool(stopped)
+
+        await until(is_told)
+        return await store(self, *arguments)
+
+    monkeypatch.setattr(RunningJob, "stop", noted_stop)
+    monkeypatch.setattr(ResultStore, "put", put_after_the_cancel)
+    await queue.add(job)
+
+    assert (await queue.ended(job.id)).status is JobStatus.CANCELLED
+    await worker.stop()
+    assert worker.finished(Outcome.CANCELLED) == 1
+    assert worker.finished(Outcome.SUCCEEDED) == 0

@@ -2,12 +2,14 @@ import pytest
 
 from router.catalogue import PRIVATE, Catalogue
 from router.hub_metadata import parse_metadata
+from router.weight_files import MAX_FILES
 from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound
 from shared.refs import RepoId
 from tests.builders import an_adapter
 from tests.unit.router.hub_documents import PIXEL_ART, document
 
 PUBLIC, SECRET = RepoId("nerijs/pixel-art-xl"), RepoId("alice/secret")
+MANY_FILES = tuple(f"{number}.safetensors" for number in range(2 * MAX_FILES))
 
 
 class SmallHub:
@@ -25,9 +27,9 @@ class SmallHub:
         if self.down:
             raise HubUnavailable("down")
         if repo == PUBLIC:
-            return parse_metadata({**PIXEL_ART, "disabled": self.disabled})
+            return parse_metadata({**PIXEL_ART, **document(PUBLIC, MANY_FILES), "disabled": self.disabled})
         if repo == SECRET and token in {"alice", "bob"}:
-            return parse_metadata(document(SECRET, private=True))
+            return parse_metadata(document(SECRET, MANY_FILES, private=True))
         raise RepoNotFound(repo)
 
     async def check_access(self, repo, revision, file, token):
@@ -126,3 +128,10 @@ async def test_no_token_is_shown_in_a_text(catalogue):
     await catalogue.look_up(SECRET, None, "alice")
 
     assert "alice'" not in repr(catalogue._private._entries)
+
+
+@pytest.mark.parametrize("repo", [PUBLIC, SECRET])
+async def test_of_very_many_files_only_some_that_tell_something_are_remembered(catalogue, repo):
+    found = await catalogue.look_up(repo, None, "alice")
+
+    assert found.files == MANY_FILES[:MAX_FILES]

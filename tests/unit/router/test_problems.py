@@ -40,7 +40,7 @@ EXPECTED = {
 }
 OF_THEIR_OWN = {
     InvalidRequest: lambda kind: kind("parameters.width", "is wrong"),
-    AmbiguousWeights: lambda kind: kind("a/b", ("x", "y")),
+    AmbiguousWeights: lambda kind: kind("a/b", ("x", "y"), "parameters.weight_name"),
     QueueFull: lambda kind: kind("full", 1.2),
 }
 
@@ -67,7 +67,8 @@ def test_a_wrong_field_is_named():
 
 
 def test_choices_are_listed():
-    assert problem_of(AmbiguousWeights("a/b", ("x", "y"))).choices == ("x", "y")
+    problem = problem_of(AmbiguousWeights("a/b", ("x", "y"), "parameters.loras[0].weight_name"))
+    assert (problem.choices, problem.field) == (("x", "y"), "parameters.loras[0].weight_name")
 
 
 def test_the_queue_says_when_to_come_back_in_whole_seconds():

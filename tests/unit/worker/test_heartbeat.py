@@ -1,8 +1,11 @@
 import asyncio
 import logging
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from shared.errors import QueueUnavailable
 from shared.queue.queue import QueueSettings
 from tests.builders import a_worker
 from worker.exit_codes import ExitCode
@@ -32,3 +35,58 @@ async def test_a_heartbeat_that_cannot_go_on_gives_the_process_up(caplog: pytest
         async with heartbeat:
             assert await given_up.get() is ExitCode.HEARTBEAT_LOST
     assert "a fault of our own" in caplog.text
+
+
+@dataclass(slots=True)
+class ScriptedServer:
+    """Stands in for the queue and the directory: away while told so, and counts its calls."""
+
+    is_away: bool = False
+    reaps: int = 0
+    announced: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def announce(self, *_arguments: object) -> None:
+        self.announced.set()
+        if self.is_away:
+            raise QueueUnavailable("the server is away")
+
+    async def reap(self) -> int:
+        self.reaps += 1
+        return 0
+
+    async def beats(self, count: int) -> None:
+        """Return once the house was kept `count` times from now on."""
+        for _ in range(count + 1):  # the first may have begun before
+            self.announced.clear()
+            await self.announced.wait()
+
+
+async def test_after_an_outage_the_living_get_a_lease_s_time_before_any_lease_is_reaped() -> None:
+    now = 100.0
+    heartbeat = Heartbeat(
+        jobs=RunningJobs(),
+        pulse=Pulse(),
+        worker=a_worker(),
+        settings=QueueSettings(lease=0.04),
+        stall=1.0,
+        commands=Any,
+        subscriptions=Any,
+        give_up=Any,
+        clock=lambda: now,
+    )
+    server: Any = ScriptedServer()
+    keeping = asyncio.create_task(heartbeat._keep_house(server, server))
+    await server.beats(1)
+    assert server.reaps > 0
+
+    server.is_away = True
+    await server.beats(1)
+    before = server.reaps
+    server.is_away = False
+    await server.beats(3)
+    assert server.reaps == before
+
+    now += 0.04
+    await server.beats(1)
+    assert server.reaps > before
+    keeping.cancel()

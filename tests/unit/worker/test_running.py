@@ -93,3 +93,11 @@ async def test_the_end_of_one_attempt_does_not_take_away_the_next_one_s_lease() 
     jobs.remove(first)
 
     assert jobs.all() == (second,)
+
+
+async def test_what_remains_is_the_timeout_less_the_time_since_the_claim() -> None:
+    now = 100.0
+    running = RunningJob(a_lease(job=a_job(timeout=30.0)), lambda: now)
+    now = 112.0
+
+    assert running.remaining == 18.0
