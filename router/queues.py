@@ -8,9 +8,16 @@ from functools import lru_cache
 from redis.asyncio import Redis
 
 from router.metrics import Metrics
-from shared.errors import JobNotFound, QueueFull, WorkerFault
+from shared.errors import (
+    AdapterRejected,
+    JobNotFound,
+    NoPoolForBase,
+    QueueFull,
+    WarmbaseError,
+    WorkerFault,
+)
 from shared.jobs import Job, JobId, JobRecord, JobResult, job_base_tag
-from shared.queue.queue import Enqueued, JobQueue, QueueSettings
+from shared.queue.queue import Admission, Enqueued, JobQueue, QueueSettings
 from shared.refs import RepoId, base_tag
 from shared.results import ResultStore
 
@@ -18,27 +25,7 @@ RESULT_TTL = 600
 """Seconds that images are kept; here only for the store's constructor, the worker writes them."""
 
 QUEUES_KEPT = 256
-FIRST_GUESS = 5.0
-"""Seconds a job takes, before this router has seen one of that base."""
-LATEST_WEIGHT = 0.2
 SHORTEST_RETRY, LONGEST_RETRY = 1.0, 300.0
-
-
-class Pace:
-    """How long jobs of each base take lately: an exponential moving average of seconds on the GPU."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-
-    def observe(self, tag: str, seconds: float) -> None:
-        """Take one more job into account."""
-        before = self._seconds.get(tag, seconds)
-        self._seconds[tag] = before + LATEST_WEIGHT * (seconds - before)
-
-    def drain_seconds(self, tag: str, waiting: int, workers: int) -> float:
-        """Return how long `workers` take for `waiting` jobs, within the bounds of a `Retry-After`."""
-        seconds = waiting * self._seconds.get(tag, FIRST_GUESS) / max(1, workers)
-        return min(max(seconds, SHORTEST_RETRY), LONGEST_RETRY)
 
 
 class Queues:
@@ -47,7 +34,6 @@ class Queues:
     def __init__(self, redis: Redis, settings: QueueSettings, metrics: Metrics) -> None:
         self._redis = redis
         self._metrics = metrics
-        self.pace = Pace()
         # Bounded, because the tag of a job id is a client's text.
         self.of_tag = lru_cache(QUEUES_KEPT)(lambda tag: JobQueue(redis, tag, settings))
 
@@ -64,13 +50,12 @@ class Queues:
 
         Raises:
             QueueFull: as many jobs wait as may wait; `workers` live workers say how long to stay away.
+            AdapterRejected: workers died with these adapters.
             QueueUnavailable: Redis does not answer.
         """
-        queue = self.of_job(job.id)
-        if await queue.enqueue(job) is Enqueued.FULL:
-            waiting, _ = await queue.depth()
-            seconds = self.pace.drain_seconds(job_base_tag(job.id), waiting, workers)
-            raise QueueFull(f"{waiting} jobs wait for {job.base}; try again in {seconds:.0f} s", seconds)
+        admission = await self.of_job(job.id).enqueue(job)
+        if admission.outcome not in {Enqueued.ADDED, Enqueued.KNOWN}:
+            raise refusal(admission, job, workers)
         self._metrics.job_enqueued(job)
 
     async def record(self, job: JobId) -> JobRecord:
@@ -115,6 +100,24 @@ class Queues:
     async def _load(self, queue: JobQueue) -> tuple[int, int, float]:
         waiting, running = await queue.depth()
         return waiting, running, await queue.oldest_wait()
+
+
+def refusal(admission: Admission, job: Job, workers: int) -> WarmbaseError:
+    """Return why a job was not enqueued, and when to come again: the waiting work over the live workers."""
+    seconds = min(max(admission.seconds / max(1, workers), SHORTEST_RETRY), LONGEST_RETRY)
+    match admission.outcome:
+        case Enqueued.QUARANTINED:
+            return AdapterRejected(
+                "worker after worker died with these adapters; "
+                f"they are not run for another {admission.seconds:.0f} s"
+            )
+        case Enqueued.CLOSED:
+            return NoPoolForBase(f"{job.base} is being drained by its operator and takes no new jobs")
+        case Enqueued.TENANT_FULL:
+            whose = f"you have enough jobs waiting for {job.base}"
+        case _:
+            whose = f"{job.base} has enough jobs waiting"
+    return QueueFull(f"{whose}; try again in {seconds:.0f} s", seconds)
 
 
 def _known(record: JobRecord | None) -> JobRecord:

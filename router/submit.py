@@ -17,7 +17,7 @@ from router.schemas import GenerationRequest
 from router.waiting import JobWaiter
 from shared.config import Limits
 from shared.errors import ErrorCode, InvalidRequest, QueueFull, RepoForbidden, WarmbaseError
-from shared.jobs import Job, JobRecord, JobStatus, job_base_tag, new_job_id
+from shared.jobs import Job, JobRecord, JobStatus, new_job_id
 from shared.pools import BasePool
 from shared.refs import RepoId, Revision
 from shared.sealing import Sealer
@@ -135,9 +135,6 @@ class Submissions:
         finally:
             if reason != ErrorCode.QUEUE_FULL:
                 self._metrics.job_finished(job, outcome, reason, time.monotonic() - begin)
-        if record.result:
-            spent = record.result.timings
-            self._queues.pace.observe(job_base_tag(record.id), spent.swap + spent.inference)
         return record
 
     async def inspect(

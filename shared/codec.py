@@ -13,7 +13,7 @@ from typing import Any, NewType, TypeVar, cast, get_args, get_origin
 
 from shared.jobs import Job, JobError, JobId, JobRecord, JobResult, JobStatus
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 RECORD_FIELDS = (
     "status",

@@ -1,5 +1,6 @@
 """A job as data: what is asked for, what happened to it, and which changes of state are legal."""
 
+import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ JobId = NewType("JobId", str)
 WorkerId = NewType("WorkerId", str)
 
 _RANDOM_BYTES = 16
+AFFINITY_LENGTH = 16
 MAX_SEED = 2**63 - 1
 
 
@@ -47,6 +49,14 @@ NEXT_STATUS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     }
 )
 """The legal changes of state; the Lua scripts make no other."""
+
+
+class Priority(StrEnum):
+    """Which jobs come first; a lower one gets its turn when it has waited too long."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
 
 
 class ImageFormat(StrEnum):
@@ -94,6 +104,8 @@ class Job:
         sealed_token: the caller's Hub token, encrypted (`shared.sealing`), for adapters that only the
             caller may read; None for public ones.
         timeout: seconds from enqueue until nobody waits for the answer any more.
+        tenant: a digest of whom the job is for; tenants share a base fairly. Empty for nobody in particular.
+        weight: the tenant's share, relative to the others'.
     """
 
     id: JobId
@@ -102,6 +114,26 @@ class Job:
     params: GenerationParams
     sealed_token: str | None = None
     timeout: float
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""
+    weight: float = 1.0
+
+    @property
+    def affinity(self) -> str:
+        """What a worker holds already if it has run such a job: a digest of the set of weight files.
+
+        Strengths do not count, because changing them needs no file. Empty for the bare base.
+        """
+        if not self.adapters:
+            return ""
+        files = sorted(f"{each.repo}@{each.revision}/{each.weight_name}" for each in self.adapters)
+        return hashlib.sha256("\n".join(files).encode()).hexdigest()[:AFFINITY_LENGTH]
+
+    @property
+    def work(self) -> int:
+        """Steps x pixels, what the cost is in proportion to; 0 when that is left to the base."""
+        params = self.params
+        return (params.steps or 0) * (params.width or 0) * (params.height or 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

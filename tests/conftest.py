@@ -13,6 +13,15 @@ HERE = Path(__file__).parent
 MARKED = {"unit", "contracts", "integration", "e2e", "browser", "gpu"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--model-examples",
+        type=int,
+        default=500,
+        help="histories of the queue that are compared with its model, 100 operations each",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test with the folder it lies in, so that nobody forgets to."""
     for item in items:

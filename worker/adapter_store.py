@@ -76,6 +76,10 @@ class AdapterStore(Generic[A]):
                 Activation(ref=ref, adapter=adapter) for ref, adapter in zip(refs, adapters, strict=True)
             )
 
+    def holds(self, refs: Sequence[AdapterRef]) -> bool:
+        """Whether all of them are in RAM now."""
+        return all(_weight_file(ref) in self._ram for ref in refs)
+
     async def _check_sizes(self, refs: Sequence[AdapterRef], token: str | None) -> None:
         """Refuse what does not fit into RAM together, before any of it is downloaded."""
         files = {_weight_file(ref): ref for ref in refs}

@@ -1,6 +1,7 @@
 """One job up to its image: fetch the adapters, make them active, draw."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ from typing import Generic, TypeVar
 
 from shared.errors import JobExpired, WorkerFault
 from shared.jobs import Job
+from shared.refs import AdapterRef
 from shared.sealing import Sealer, SealError
 from worker.adapter_store import AdapterStore
 from worker.engine.contract import Activation, Adapter, BaseDamaged, Engine, Generated, StepCallback
@@ -24,6 +26,9 @@ T = TypeVar("T")
 
 TOKEN_MAX_AGE = 24 * 3600.0
 """Seconds. Far above any job's timeout, which the queue enforces: clocks of two machines may differ."""
+
+MOST_HOT = 16
+"""Affinities that a claim may prefer: each costs the server a look."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +62,12 @@ class JobExecutor(Generic[A]):
         self._pulse = pulse
         self._metrics = metrics
         self._clock = clock
+        self._recent = OrderedDict[str, tuple[AdapterRef, ...]]()
+
+    def hot(self) -> tuple[str, ...]:
+        """Return the affinities of jobs whose adapters are in RAM, the latest drawn first."""
+        held = (affinity for affinity, refs in self._recent.items() if self._store.holds(refs))
+        return tuple(reversed(tuple(held)))
 
     async def draw(self, running: RunningJob) -> Drawn:
         """Draw the job's image.
@@ -76,9 +87,16 @@ class JobExecutor(Generic[A]):
             loop = asyncio.get_running_loop()
             # With the context, so that what the engine logs names the job.
             draw = partial(copy_context().run, self._draw, running, activations, fetch)
+            self._note(job)
             drawn = await loop.run_in_executor(self._compute, draw)
         self._observe(drawn)
         return drawn
+
+    def _note(self, job: Job) -> None:
+        self._recent[job.affinity] = job.adapters
+        self._recent.move_to_end(job.affinity)
+        if len(self._recent) > MOST_HOT:
+            self._recent.popitem(last=False)
 
     async def verify(self) -> None:
         """Check the base, with nothing active.

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from shared.errors import QueueUnavailable
 from shared.jobs import WorkerId
 from shared.logs import log_context
-from shared.queue.queue import JobQueue, Lease, LeaseState
+from shared.queue.queue import Claim, JobQueue, Lease, LeaseState
 from worker.backoff import backoff
 from worker.engine.contract import Adapter, BaseDamaged, Interrupted
 from worker.executor import Drawn, JobExecutor
@@ -24,6 +24,7 @@ A = TypeVar("A", bound=Adapter)
 
 IDLE_WAIT = 2.0
 """Seconds. A lost wake-up hint costs no more than this."""
+SHORTEST_WAIT = 0.01
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 
@@ -84,33 +85,34 @@ class Worker(Generic[A]):
     async def _work(self) -> None:
         try:
             while not self._stopping.is_set():
-                lease = await self._claim()
-                if lease is None:
-                    await self._idle()
-                else:
+                claim = await self._claim()
+                if not claim.leases:
+                    await self._idle(IDLE_WAIT if claim.next_due is None else min(IDLE_WAIT, claim.next_due))
+                for lease in claim.leases:
                     with log_context(job=lease.job.id):
                         await self._attempt(lease)
         finally:
             await self._settled()
 
-    async def _claim(self) -> Lease | None:
-        """Ask for a job until Redis answers; None when none waits, or when the worker is to stop."""
+    async def _claim(self) -> Claim:
+        """Ask for a job until Redis answers; an empty claim when the worker is to stop."""
         # The same for every repetition, because the answer that was lost may have been a lease.
         token = secrets.token_hex(16)
         for pause in backoff(FIRST_PAUSE, LONGEST_PAUSE):
             try:
-                return await self._queue.claim(self._id, token)
+                return await self._queue.claim(self._id, token, hot=self._executor.hot())
             except QueueUnavailable as error:
                 cause = str(error.__cause__)
                 logger.warning("Redis does not answer", extra={"action": "claim_waits", "cause": cause})
                 await self._rest(pause)
             if self._stopping.is_set():
                 break
-        return None
+        return Claim()
 
-    async def _idle(self) -> None:
-        """Return when work may be there, or when the worker is to stop."""
-        waiting = asyncio.create_task(self._queue.wait_for_work(self._blocking, IDLE_WAIT))
+    async def _idle(self, longest: float) -> None:
+        """Return when work may be there, after `longest` seconds, or when the worker is to stop."""
+        # Redis takes 0 for "for ever".
+        waiting = asyncio.create_task(self._queue.wait_for_work(self._blocking, max(longest, SHORTEST_WAIT)))
         try:
             await _first_of(waiting, self._stopping)
             if waiting.done():

@@ -27,6 +27,10 @@ class RamTier(Generic[K, A]):
         """Bytes of all adapters here."""
         return self._nbytes
 
+    def __contains__(self, key: K) -> bool:
+        """Whether the adapter is here; asking does not count as use."""
+        return key in self._adapters
+
     def get(self, key: K) -> A | None:
         """Return the adapter, now the most recently used, or None."""
         adapter = self._adapters.get(key)

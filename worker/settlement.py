@@ -13,7 +13,7 @@ from shared.errors import QueueUnavailable
 from shared.jobs import Job, JobResult, Timings
 from shared.queue.queue import JobQueue, LeaseState
 from shared.results import ResultStore
-from worker.backoff import backoff
+from worker.backoff import backoff, retry_delay
 from worker.executor import Drawn
 from worker.failures import CANCELLED, Failure, failure_of
 from worker.images import encode, note_of
@@ -84,7 +84,8 @@ class Settlement:
         return Outcome.CANCELLED if running.state is LeaseState.CANCELLED else Outcome.SUCCEEDED
 
     async def _fail(self, running: RunningJob, failure: Failure) -> Outcome:
-        fail = partial(self._queue.fail, running.lease, failure.error, retry=failure.retry)
+        delay = retry_delay(running.lease.attempt)
+        fail = partial(self._queue.fail, running.lease, failure.error, retry=failure.retry, delay=delay)
         if not await _until_answered(running, fail):
             return Outcome.LOST
         if failure is CANCELLED:

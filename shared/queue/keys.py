@@ -7,19 +7,28 @@ a digest (`shared.refs.base_tag`), never text of a user.
 |---|---|---|---|
 | `P:ready` | sorted set | waiting job id -> schedule score | while jobs wait |
 | `P:age` | sorted set | waiting job id -> time of enqueue | while jobs wait |
+| `P:deadlines` | sorted set | waiting or delayed job id -> when it expires | while they wait |
+| `P:adapter:AFFINITY` | sorted set | as `ready`, the jobs of one affinity | while they wait |
+| `P:delayed` | sorted set | job id -> when its next attempt is due | while jobs are delayed |
 | `P:active` | sorted set | running job id -> lease deadline | while jobs run |
-| `P:job:ID` | hash | the job's record | `record_ttl` after its end, or else its deadline |
-| `P:meta` | hash | the last place and the last fence given | permanent, one per base |
+| `P:dead` | sorted set | job id that is given up -> when it was | `dead_ttl`, at most `max_dead` |
+| `P:job:ID` | hash | the job's record | until its end, then `record_ttl`; `dead_ttl` if it is given up |
+| `P:meta` | hash | last fence, virtual times, costs, backlog, mode | permanent, one per base |
+| `P:tags` | sorted set | priority and tenant -> the last score given | until virtual time reaches it |
+| `P:tenants` | hash | tenant -> how many of its jobs wait | fields leave at zero |
+| `P:overtakers` | sorted set | fence of a claim that passed waiting jobs -> its score | while these wait |
+| `P:crashes:AFFINITY` | string | workers that died with these adapters | `quarantine`, or the next success |
+| `P:idempotency:DIGEST` | string | job of a client's key, digest of its request | `idempotency_ttl` |
 | `P:wake` | sorted set | one marker member: work is there | while jobs wait |
 | `P:worker:ID` | hash | the worker's last claim: token, job, fence | `claim_memory` after it |
 | `P:blob:NAME` | string | an image | the result store's `ttl` |
 | `P:done`, `P:control` | channels | job ids: finished; cancelled | - |
 | `warmbase:pools` | sorted set | description of a live worker -> its expiry | entries leave on expiry |
 
-`P` is `warmbase:1:{tag}`; the number is the version of this layout.
+`P` is `warmbase:2:{tag}`; the number is the version of this layout.
 """
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 PREFIX = f"warmbase:{LAYOUT_VERSION}"
 
 POOLS = "warmbase:pools"
@@ -38,6 +47,12 @@ class BaseKeys:
         self.wake = f"{self.prefix}:wake"
         self.done = f"{self.prefix}:done"
         self.control = f"{self.prefix}:control"
+        self.deadlines = f"{self.prefix}:deadlines"
+        self.delayed = f"{self.prefix}:delayed"
+        self.dead = f"{self.prefix}:dead"
+        self.tags = f"{self.prefix}:tags"
+        self.tenants = f"{self.prefix}:tenants"
+        self.overtakers = f"{self.prefix}:overtakers"
 
     def of_queue(self) -> list[str]:
         """What every script of the queue declares, in the order of `lua/record.lua`."""
@@ -50,11 +65,32 @@ class BaseKeys:
             self.job(""),
             self.done,
             self.control,
+            self.deadlines,
+            self.delayed,
+            self.dead,
+            self.tags,
+            self.tenants,
+            self.overtakers,
+            self.adapter(""),
+            self.crashes(""),
+            self.idempotency(""),
         ]
 
     def job(self, job_id: str) -> str:
         """The record of one job."""
         return f"{self.prefix}:job:{job_id}"
+
+    def adapter(self, affinity: str) -> str:
+        """The waiting jobs of one affinity."""
+        return f"{self.prefix}:adapter:{affinity}"
+
+    def crashes(self, affinity: str) -> str:
+        """How many workers died with one affinity."""
+        return f"{self.prefix}:crashes:{affinity}"
+
+    def idempotency(self, digest: str) -> str:
+        """What a client's idempotency key stands for."""
+        return f"{self.prefix}:idempotency:{digest}"
 
     def worker(self, worker_id: str) -> str:
         """The last claim of one worker."""

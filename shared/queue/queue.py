@@ -2,12 +2,14 @@
 
 At-least-once execution, exactly-once answer: a job may be run by several workers in turn, but only the
 holder of its current lease can end it, and it ends once. Every call may be repeated after a lost reply:
-the second call finds what the first one did. All times are the server's.
+the second call finds what the first one did. All times are the server's. Which waiting job comes next is
+said in `shared.queue.rule`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
@@ -21,17 +23,26 @@ from shared.codec import (
     encode_result,
 )
 from shared.errors import ErrorCode
-from shared.jobs import Job, JobError, JobId, JobRecord, JobResult, JobStatus, WorkerId
+from shared.jobs import Job, JobError, JobId, JobRecord, JobResult, JobStatus, Priority, WorkerId
 from shared.queue.keys import BaseKeys
+from shared.queue.rule import TURN
 from shared.queue.scripts import Script
 from shared.redis_client import one_round_trip, translate_errors
 
 MOST_IN_ONE_CALL = 64
-"""Leases that one reap takes back, and expired jobs that one claim ends: no call holds up the server."""
+"""Leases that one reap takes back, expired jobs that one call ends: no call holds up the server."""
+MOST_HINTS = 4
+PRIORITIES = tuple(Priority)
 
 EXPIRED = encode_error(JobError(code=ErrorCode.JOB_EXPIRED, message="the job's time was over before its end"))
 CRASHED = encode_error(
     JobError(code=ErrorCode.WORKER_FAULT, message="each worker that ran this job died; it is not run again")
+)
+QUARANTINED = encode_error(
+    JobError(
+        code=ErrorCode.ADAPTER_REJECTED,
+        message="worker after worker died with these adapters; they are not run for a while",
+    )
 )
 OTHER_VERSION = JobError(
     code=ErrorCode.WORKER_FAULT, message="the worker is of another version than the router"
@@ -40,23 +51,41 @@ OTHER_VERSION = JobError(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueSettings:
-    """How a base's queue behaves; the same for all its users.
+    """How a base's queue behaves; the same for all its users. Times are in seconds.
 
     Attributes:
-        lease: seconds that a claim or a heartbeat holds a job.
-        max_crashes: a job whose worker died this often fails instead of running again.
+        lease: how long a claim or a heartbeat holds a job.
+        max_crashes: a job whose worker died this often is given up instead of running again.
         max_attempts: claims a job gets when it fails for a reason that may pass.
         max_waiting: waiting jobs before enqueue refuses.
-        record_ttl: seconds that the record of an ended job is kept.
-        claim_memory: seconds that a worker's last claim is kept, to answer it again.
+        max_waiting_per_tenant: those of one tenant.
+        slack: work by which a job may be passed for one whose adapters a worker holds.
+        max_overtakes: how often it may be passed.
+        max_age: waiting after which it is not passed any more.
+        max_adapter_crashes: workers that may die with the same adapters before these are refused.
+        quarantine: how long they are.
+        record_ttl: how long the record of an ended job is kept.
+        dead_ttl: how long that of one that was given up is.
+        max_dead: how many of these the operator is shown.
+        claim_memory: how long a worker's last claim is kept, to answer it again.
+        idempotency_ttl: how long a client's idempotency key is known.
     """
 
     lease: float = 4.0
     max_crashes: int = 2
     max_attempts: int = 3
     max_waiting: int = 1000
+    max_waiting_per_tenant: int = 1000
+    slack: float = 30.0
+    max_overtakes: int = 16
+    max_age: float = 60.0
+    max_adapter_crashes: int = 3
+    quarantine: int = 600
     record_ttl: int = 600
+    dead_ttl: int = 7 * 24 * 3600
+    max_dead: int = 1000
     claim_memory: int = 120
+    idempotency_ttl: int = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +96,21 @@ class Lease:
     worker: WorkerId
     fence: int
     attempt: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What a claim gave.
+
+    Attributes:
+        leases: the jobs to run, in their order.
+        hints: what is likely to come next, to fetch its adapters meanwhile. Without callers' tokens.
+        next_due: seconds until a delayed job may be claimed; None when none is delayed.
+    """
+
+    leases: tuple[Lease, ...] = ()
+    hints: tuple[Job, ...] = ()
+    next_due: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,11 +131,49 @@ class LeaseState(StrEnum):
 
 
 class Enqueued(StrEnum):
-    """What an enqueue did."""
+    """What an enqueue did. Only ADDED has changed anything."""
 
     ADDED = "added"
     KNOWN = "known"
+    CONFLICT = "conflict"
+    """The idempotency key stands for another request."""
     FULL = "full"
+    TENANT_FULL = "tenant_full"
+    CLOSED = "closed"
+    """The base is being drained."""
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admission:
+    """The answer to an enqueue.
+
+    Attributes:
+        job: the job's id, which is another one for an idempotency key that is known.
+        seconds: the expected work of all that waits; if QUARANTINED, how long that still lasts.
+    """
+
+    outcome: Enqueued
+    job: JobId
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdempotencyKey:
+    """A client's promise that two requests are one: digests of the tenant's key and of the request."""
+
+    key: str
+    request: str
+
+
+class Mode(StrEnum):
+    """What a base's queue does for the operator."""
+
+    OPEN = "open"
+    PAUSED = "paused"
+    """Jobs are taken and wait; none is handed out."""
+    DRAINING = "draining"
+    """No job is taken; those that wait are handed out."""
 
 
 class JobQueue:
@@ -112,47 +194,91 @@ class JobQueue:
         self._release = Script(redis, "release")
         self._cancel = Script(redis, "cancel")
         self._reap = Script(redis, "reap")
+        self._revive = Script(redis, "revive")
+        self._drop = Script(redis, "drop")
+        self._mode = Script(redis, "mode")
 
-    async def enqueue(self, job: Job) -> Enqueued:
+    async def enqueue(self, job: Job, idempotency: IdempotencyKey | None = None) -> Admission:
         """Add a job. A job whose id is known already is left as it is, whatever its state (KNOWN).
 
-        FULL leaves nothing behind. The record expires `record_ttl` after the job's timeout at the latest.
+        So is the job of an idempotency key that is known: the answer names it. A refusal leaves nothing
+        behind.
         """
-        reply = await self._enqueue.run(
+        settings, same = self._settings, idempotency or IdempotencyKey(key="", request="")
+        outcome, job_id, seconds = await self._enqueue.run(
             self._keys.of_queue(),
             job.id,
-            encode_job(job),
+            encode_job(replace(job, sealed_token=None)),
+            job.sealed_token or "",
             job.timeout,
-            self._settings.max_waiting,
-            self._settings.record_ttl,
-        )
-        return Enqueued(reply.decode())
-
-    async def claim(self, worker: WorkerId, token: str) -> Lease | None:
-        """Take the next job, or None when none waits.
-
-        `token` is chosen by the worker, fresh for each claim: the same token gets the same lease again, so
-        that a lost reply orphans nothing. A job whose timeout has passed is failed as expired, and never
-        handed out.
-        """
-        reply = await self._claim.run(
-            [*self._keys.of_queue(), self._keys.worker(worker)],
-            worker,
-            token,
-            self._settings.lease,
-            self._settings.claim_memory,
-            self._settings.record_ttl,
+            PRIORITIES.index(job.priority),
+            job.tenant,
+            job.weight,
+            job.work,
+            job.affinity,
+            settings.max_adapter_crashes,
+            same.key,
+            same.request,
+            settings.idempotency_ttl,
+            settings.max_waiting,
+            settings.max_waiting_per_tenant,
+            settings.record_ttl,
             EXPIRED,
             MOST_IN_ONE_CALL,
         )
-        if reply is None:
+        return Admission(
+            outcome=Enqueued(outcome.decode()), job=JobId(job_id.decode()), seconds=float(seconds)
+        )
+
+    async def claim(self, worker: WorkerId, token: str, *, hot: Sequence[str] = (), count: int = 1) -> Claim:
+        """Take up to `count` of the next jobs.
+
+        A job whose timeout has passed is failed as expired, one whose adapters are in quarantine as rejected;
+        neither is handed out.
+
+        Args:
+            worker: who asks.
+            token: chosen by the worker, fresh for each claim: the same token gets the same leases again, so
+                that a lost reply orphans nothing.
+            hot: the affinities of the jobs whose adapters it holds, the active one first.
+            count: most jobs to take.
+        """
+        settings = self._settings
+        leases, hints, due = await self._claim.run(
+            [*self._keys.of_queue(), self._keys.worker(worker)],
+            worker,
+            token,
+            settings.lease,
+            settings.claim_memory,
+            settings.record_ttl,
+            EXPIRED,
+            MOST_IN_ONE_CALL,
+            count,
+            MOST_HINTS,
+            round(settings.slack * 1_000_000),
+            settings.max_overtakes,
+            settings.max_age,
+            settings.max_adapter_crashes,
+            QUARANTINED,
+            TURN,
+            *hot,
+        )
+        taken = [await self._lease(worker, lease) for lease in leases]
+        return Claim(
+            leases=tuple(lease for lease in taken if lease),
+            hints=tuple(job for hint in hints if (job := _readable(hint))),
+            next_due=float(due) if due else None,
+        )
+
+    async def _lease(self, worker: WorkerId, reply: Sequence[Any]) -> Lease | None:
+        job_id, encoded, token, fence, attempt = reply
+        job = _readable(encoded)
+        if job is None:
+            error = encode_error(OTHER_VERSION)
+            await self._end(self._fail, job_id.decode(), worker, fence, error, 0, 0, 0, 0)
             return None
-        job_id, job, fence, attempt = reply
-        try:
-            return Lease(job=decode_job(job), worker=worker, fence=fence, attempt=attempt)
-        except CodecError:
-            await self._end(self._fail, job_id, worker, fence, encode_error(OTHER_VERSION), 0)
-            return None
+        job = replace(job, sealed_token=token.decode() or None)
+        return Lease(job=job, worker=worker, fence=fence, attempt=attempt)
 
     async def heartbeat(self, worker: WorkerId, jobs: Sequence[Progress]) -> dict[JobId, LeaseState]:
         """Renew the leases of a worker's jobs in one call and record their progress."""
@@ -172,16 +298,34 @@ class JobQueue:
 
         A job that was cancelled meanwhile ends cancelled, without the result.
         """
-        return await self._end(self._complete, lease.job.id, lease.worker, lease.fence, encode_result(result))
+        timings = result.timings
+        return await self._end(
+            self._complete,
+            lease.job.id,
+            lease.worker,
+            lease.fence,
+            encode_result(result),
+            timings.swap + timings.inference,
+            result.steps * result.width * result.height,
+        )
 
-    async def fail(self, lease: Lease, error: JobError, *, retry: bool) -> bool:
-        """End the job with an error; with `retry`, run it again while attempts are left.
+    async def fail(self, lease: Lease, error: JobError, *, retry: bool, delay: float = 0.0) -> bool:
+        """End the job with an error; with `retry`, run it again in `delay` seconds while attempts are left.
 
+        With none left it is given up: it ends as failed, and the operator may have it run again.
         False: the lease was lost, and nothing changed. A job that was cancelled meanwhile ends cancelled.
         """
-        attempts = self._settings.max_attempts if retry else 0
+        settings = self._settings
         return await self._end(
-            self._fail, lease.job.id, lease.worker, lease.fence, encode_error(error), attempts
+            self._fail,
+            lease.job.id,
+            lease.worker,
+            lease.fence,
+            encode_error(error),
+            settings.max_attempts if retry else 0,
+            delay,
+            settings.dead_ttl,
+            settings.max_dead,
         )
 
     async def release(self, lease: Lease) -> bool:
@@ -203,17 +347,49 @@ class JobQueue:
     async def reap(self) -> int:
         """Take back the jobs of leases that have run out; return how many. Any worker may call it.
 
-        Back in their old place, until `max_crashes`: then they fail.
+        Back in their old place, until `max_crashes`: then they are given up. Each also counts against its
+        adapters: after `max_adapter_crashes` these are in quarantine, until a success or its end.
         """
+        settings = self._settings
         reaped: int = await self._reap.run(
             self._keys.of_queue(),
             MOST_IN_ONE_CALL,
-            self._settings.max_crashes,
-            self._settings.record_ttl,
+            settings.max_crashes,
+            settings.record_ttl,
             EXPIRED,
             CRASHED,
+            settings.dead_ttl,
+            settings.max_dead,
+            settings.quarantine,
         )
         return reaped
+
+    async def dead(self) -> list[JobId]:
+        """Return the jobs that were given up, the latest first."""
+        with translate_errors():
+            found = cast("list[bytes]", await self._redis.zrange(self._keys.dead, 0, -1, desc=True))
+        return [JobId(job.decode()) for job in found]
+
+    async def revive(self, job: JobId) -> bool:
+        """Have a job that was given up run again, as if it came now. False: no such job was given up.
+
+        Its caller's token is not kept: adapters that only the caller may read fail once more.
+        """
+        return bool(await self._revive.run(self._keys.of_queue(), job))
+
+    async def drop(self, job: JobId) -> bool:
+        """Forget a job that was given up. False: no such job was."""
+        return bool(await self._drop.run(self._keys.of_queue(), job))
+
+    async def set_mode(self, mode: Mode) -> None:
+        """Open, pause or drain the base."""
+        await self._mode.run(self._keys.of_queue(), mode.value)
+
+    async def mode(self) -> Mode:
+        """Return what the base's queue does."""
+        with translate_errors():
+            mode = cast("bytes | None", await self._redis.hget(self._keys.meta, "mode"))
+        return Mode(mode.decode()) if mode else Mode.OPEN
 
     async def records(self, jobs: Sequence[JobId]) -> list[JobRecord | None]:
         """Return what Redis knows of these jobs, None for an unknown one; in one round trip.
@@ -229,10 +405,10 @@ class JobQueue:
         return [_record(job, row) for job, row in zip(jobs, rows, strict=True)]
 
     async def depth(self) -> tuple[int, int]:
-        """Return how many jobs wait and how many run."""
+        """Return how many jobs wait, also for their next attempt, and how many run."""
         with translate_errors():
             pipeline = one_round_trip(self._redis)
-            waiting, running = await pipeline.zcard(self._keys.ready).zcard(self._keys.active).execute()
+            waiting, running = await pipeline.zcard(self._keys.deadlines).zcard(self._keys.active).execute()
         return waiting, running
 
     async def oldest_wait(self) -> float:
@@ -255,12 +431,20 @@ class JobQueue:
             await blocking.bzpopmin(self._keys.wake, timeout=longest)
 
     async def _end(
-        self, script: Script, job_id: str, worker: WorkerId, fence: int, *arguments: bytes | int
+        self, script: Script, job_id: str, worker: WorkerId, fence: int, *arguments: bytes | float
     ) -> bool:
         reply = await script.run(
             self._keys.of_queue(), job_id, worker, fence, self._settings.record_ttl, *arguments
         )
         return bool(reply)
+
+
+def _readable(encoded: bytes) -> Job | None:
+    """Return the job; None for one that another version wrote."""
+    try:
+        return decode_job(encoded)
+    except CodecError:
+        return None
 
 
 def _record(job: JobId, row: Sequence[bytes | None]) -> JobRecord | None:

@@ -35,6 +35,7 @@ from shared.redis_client import blocking_client, command_client
 from shared.refs import base_tag
 from shared.results import ResultStore
 from tests.builders import BASE, a_result, a_worker
+from tests.steps import claim_one
 
 ROOT = Path(__file__).parents[2]
 ADAPTER = "someone/crayon"
@@ -86,7 +87,7 @@ async def work_warmbase(redis_url: str) -> None:
     results, digest = ResultStore(redis, base_tag(BASE), 60), hashlib.sha256(IMAGE).hexdigest()
     while True:
         claims += 1
-        lease = await queue.claim(WorkerId("null"), str(claims))
+        lease = await claim_one(queue, WorkerId("null"), str(claims))
         if lease is None:
             await queue.wait_for_work(blocking, LONGEST_WAIT)
             continue

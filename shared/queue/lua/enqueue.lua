@@ -1,21 +1,54 @@
 #!lua
--- Add a job, unless its id is known or the queue is full.
+-- Add a job, unless it is known already or may not be added.
 --
--- ARGV  1 job id  2 the encoded job  3 its timeout  4 most waiting jobs  5 record ttl
--- Returns 'added', 'known' or 'full'.
+-- ARGV  1 job id  2 the encoded job  3 the caller's sealed token, or ''  4 its timeout
+--       5 priority, from 0  6 tenant  7 its weight  8 work: steps x pixels, 0 when that is left open
+--       9 affinity  10 workers that may die with the same adapters
+--       11 digest of the idempotency key, or ''  12 digest of the request  13 seconds to remember the key
+--       14 most waiting jobs  15 most of one tenant  16 record ttl  17 the encoded error of an expired job
+--       18 most expired jobs to end in one call
+-- Returns {what happened, job id, seconds of work that wait}; for 'quarantined' the seconds that it lasts.
 
-local id, job, timeout, most, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local id, job, token, timeout, priority, tenant = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local weight, work, affinity, most_crashes = ARGV[7], tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
+local key, request, remember = ARGV[11], ARGV[12], ARGV[13]
+local most, most_of_tenant, ttl, expired, bound =
+  tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16], ARGV[17], ARGV[18]
 
-if redis.call('EXISTS', JOB .. id) == 1 then return 'known' end
-if redis.call('ZCARD', READY) >= most then return 'full' end
+local function answer(what, known)
+  return {what, known or id, tostring(meta('backlog') / 1000000)}
+end
+
+if redis.call('EXISTS', JOB .. id) == 1 then return answer('known') end
+if key ~= '' then
+  local known = redis.call('GET', IDEMPOTENCY .. key)
+  local earlier, digest = string.match(known or '', '^(%S+) (%S+)$')
+  if earlier and redis.call('EXISTS', JOB .. earlier) == 1 then
+    return answer(digest == request and 'known' or 'conflict', earlier)
+  end
+end
+if redis.call('HGET', META, 'mode') == 'draining' then return answer('closed') end
+if tonumber(redis.call('GET', CRASHES .. affinity) or 0) >= most_crashes then
+  return {'quarantined', id, tostring(redis.call('TTL', CRASHES .. affinity))}
+end
 
 local now = server_time()
-local place = redis.call('HINCRBY', META, 'sequence', 1)
+end_overdue(now, bound, ttl, expired)
+if redis.call('ZCARD', DEADLINES) >= most then return answer('full') end
+if tonumber(redis.call('HGET', TENANTS, tenant) or 0) >= most_of_tenant then return answer('tenant_full') end
+
+-- What it will cost: the measured pace, or what the average job takes, or a second before anything is known.
+local pace, mean = meta('pace'), meta('mean')
+local seconds = work > 0 and pace > 0 and work * pace or (mean > 0 and mean or 1)
+local cost = math.max(1, math.ceil(seconds * 1000000))
+
 redis.call('HSET', JOB .. id,
-  'status', 'queued', 'job', job, 'place', place, 'enqueued_at', now, 'deadline', now + timeout,
-  'attempts', 0, 'crashes', 0)
-redis.call('EXPIRE', JOB .. id, math.ceil(timeout) + ttl)
-redis.call('ZADD', READY, place, id)
-redis.call('ZADD', AGE, now, id)
+  'status', 'queued', 'job', job, 'tenant', tenant, 'priority', priority, 'weight', weight,
+  'affinity', affinity, 'work', work, 'cost', digits(cost), 'place', next_place(priority, tenant, cost, weight),
+  'enqueued_at', now, 'timeout', timeout, 'deadline', now + timeout, 'attempts', 0, 'crashes', 0)
+if token ~= '' then redis.call('HSET', JOB .. id, 'token', token) end
+if key ~= '' then redis.call('SET', IDEMPOTENCY .. key, id .. ' ' .. request, 'EX', remember) end
+count_in(id)
+join_ready(id)
 mark_work()
-return 'added'
+return answer('added')

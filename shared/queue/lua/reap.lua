@@ -1,25 +1,35 @@
 #!lua flags=allow-oom
--- Take back the jobs of leases that have run out: to their old place, or to their end.
+-- Take back the jobs of leases that have run out: to their old place, or to their end. A worker that died
+-- counts against the job, and against its adapters: one set that kills worker after worker is not run on.
 --
--- ARGV  1 most jobs in one call  2 crashes after which a job fails  3 record ttl
+-- ARGV  1 most jobs in one call  2 crashes after which a job is given up  3 record ttl
 --       4 the encoded error of an expired job  5 the encoded error of a job that crashed too often
+--       6 seconds to keep a job that is given up  7 most of these  8 seconds that crashes are counted
 -- Returns how many leases it ended.
 
 local bound, most_crashes, ttl, expired, crashed = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
+local dead_ttl, most_dead, quarantine = ARGV[6], ARGV[7], ARGV[8]
 local now = server_time()
 
+local function blame(affinity)
+  if affinity == '' then return end -- the bare base
+  redis.call('INCR', CRASHES .. affinity)
+  redis.call('EXPIRE', CRASHES .. affinity, quarantine)
+end
+
 local function take_back(id)
-  local deadline = tonumber(redis.call('HGET', JOB .. id, 'deadline') or 0)
-  if deadline == 0 then -- even its record has expired
+  local job = redis.call('HMGET', JOB .. id, 'deadline', 'affinity')
+  if not job[1] then -- its record was lost
     redis.call('ZREM', ACTIVE, id)
     return
   end
+  blame(job[2])
   local crashes = redis.call('HINCRBY', JOB .. id, 'crashes', 1)
   if finish_if_cancelled(id, ttl) then return end
-  if deadline <= now then
+  if tonumber(job[1]) <= now then
     finish(id, ttl, 'failed', 'error', expired)
   elseif crashes >= most_crashes then
-    finish(id, ttl, 'failed', 'error', crashed)
+    bury(id, dead_ttl, most_dead, crashed)
   else
     put_back(id)
   end

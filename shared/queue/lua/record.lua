@@ -1,17 +1,35 @@
 -- What the scripts of the queue share; `scripts.py` puts it below the header of each.
 --
--- KEYS  1 ready  2 age  3 active  4 meta  5 wake     the sorted sets and the counters (keys.py)
+-- KEYS  1 ready  2 age  3 active  4 meta  5 wake     (keys.py says what each holds)
 --       6 job:                                       what a record's key begins with
 --       7 done  8 control                            channels; here so that they share the slot
--- A job's id is its member in ready, age or active: in ready and age while it is queued, in active
--- while it runs, in none once it has ended.
+--       9 deadlines  10 delayed  11 dead  12 tags  13 tenants  14 overtakers
+--       15 adapter:  16 crashes:  17 idempotency:    what the keys of an affinity and of a digest begin with
+-- A job's id is in ready, age and its adapter's set while it waits, in delayed while its next attempt is
+-- not due (in deadlines in both cases), in active while it runs, in dead when it was given up.
 
-local READY, AGE, ACTIVE, META, WAKE, JOB, DONE, CONTROL = unpack(KEYS)
+local READY, AGE, ACTIVE, META, WAKE, JOB, DONE, CONTROL, DEADLINES, DELAYED, DEAD, TAGS, TENANTS,
+  OVERTAKERS, ADAPTER, CRASHES, IDEMPOTENCY = unpack(KEYS)
+
+local PRIORITIES = 3
+-- Scores of one priority: 2^50 microseconds of virtual time, 35 years. Doubles are exact up to 2^53.
+local SPAN = 2 ^ 50
+-- The part of a new measurement in a moving average.
+local NOVELTY = 0.1
 
 -- The server's time in seconds, the only clock of the queue.
 local function server_time()
   local time = redis.call('TIME')
   return time[1] + time[2] / 1000000
+end
+
+-- A whole number as text: Lua's own conversion keeps 14 digits.
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+local function meta(field)
+  return tonumber(redis.call('HGET', META, field) or 0)
 end
 
 -- Whether this very attempt runs the job.
@@ -30,24 +48,73 @@ local function settle(act, id, worker, fence)
   return 'held'
 end
 
--- Have the marker lie there exactly while jobs wait. Each claim lays it again: one wakes the next.
+-- Have the marker lie there exactly while jobs may be claimed. Each claim lays it again: one wakes the next.
 local function mark_work()
-  if redis.call('EXISTS', READY) == 1 then
+  if redis.call('EXISTS', READY) == 1 and redis.call('HGET', META, 'mode') ~= 'paused' then
     redis.call('ZADD', WAKE, 0, 'work')
   else
     redis.call('DEL', WAKE)
   end
 end
 
--- End a job: its record stays for `ttl` seconds, without what was asked for.
-local function finish(id, ttl, status, ...)
+-- Put a job among those that wait, in its place.
+local function join_ready(id)
+  local job = redis.call('HMGET', JOB .. id, 'place', 'enqueued_at', 'affinity')
+  redis.call('ZADD', READY, job[1], id)
+  redis.call('ZADD', AGE, job[2], id)
+  redis.call('ZADD', ADAPTER .. job[3], job[1], id)
+end
+
+-- Count a job among what its tenant and the base have waiting, now or delayed.
+local function count_in(id)
+  local job = redis.call('HMGET', JOB .. id, 'tenant', 'cost', 'deadline')
+  redis.call('ZADD', DEADLINES, job[3], id)
+  redis.call('HINCRBY', TENANTS, job[1], 1)
+  redis.call('HINCRBY', META, 'backlog', job[2])
+end
+
+-- Take a job from wherever it waits, if it does. When nothing waits any more, all debts are forgotten.
+local function leave(id)
   redis.call('ZREM', READY, id)
   redis.call('ZREM', AGE, id)
+  redis.call('ZREM', DELAYED, id)
+  if redis.call('ZREM', DEADLINES, id) == 0 then return end
+  local job = redis.call('HMGET', JOB .. id, 'tenant', 'cost', 'affinity')
+  if job[1] then -- false when the record was lost
+    redis.call('ZREM', ADAPTER .. job[3], id)
+    redis.call('HINCRBY', META, 'backlog', -job[2])
+    if redis.call('HINCRBY', TENANTS, job[1], -1) <= 0 then redis.call('HDEL', TENANTS, job[1]) end
+  end
+  if redis.call('EXISTS', DEADLINES) == 0 then
+    redis.call('DEL', TENANTS, TAGS, OVERTAKERS)
+    redis.call('HSET', META, 'backlog', 0)
+  end
+end
+
+-- Write the end of a job, wherever it is.
+local function close(id, ttl, status, ...)
+  leave(id)
   redis.call('ZREM', ACTIVE, id)
   redis.call('HSET', JOB .. id, 'status', status, 'finished_at', server_time(), ...)
-  redis.call('HDEL', JOB .. id, 'job')
+  redis.call('HDEL', JOB .. id, 'token')
   redis.call('EXPIRE', JOB .. id, ttl)
   redis.call('PUBLISH', DONE, id)
+end
+
+-- End a job: its record stays for `ttl` seconds, without what was asked for.
+local function finish(id, ttl, status, ...)
+  redis.call('HDEL', JOB .. id, 'job')
+  close(id, ttl, status, ...)
+end
+
+-- Give a job up: it ends as failed, and is kept for the operator, who may have it run again. The caller's
+-- token is not kept.
+local function bury(id, ttl, most, problem)
+  local now = server_time()
+  close(id, ttl, 'failed', 'error', problem)
+  redis.call('ZADD', DEAD, now, id)
+  redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', now - ttl)
+  redis.call('ZREMRANGEBYRANK', DEAD, 0, -1 - most)
 end
 
 -- End a running job as cancelled if somebody cancelled it; false otherwise.
@@ -57,12 +124,41 @@ local function finish_if_cancelled(id, ttl)
   return true
 end
 
--- Have a running job wait again, in its old place.
-local function put_back(id)
-  local job = redis.call('HMGET', JOB .. id, 'place', 'enqueued_at')
+-- Have a running job wait again, in its old place; with a `delay` in seconds, only after it.
+local function put_back(id, delay)
   redis.call('HSET', JOB .. id, 'status', 'queued')
   redis.call('HDEL', JOB .. id, 'started_at', 'step', 'total')
   redis.call('ZREM', ACTIVE, id)
-  redis.call('ZADD', READY, job[1], id)
-  redis.call('ZADD', AGE, job[2], id)
+  count_in(id)
+  if delay then
+    redis.call('ZADD', DELAYED, server_time() + delay, id)
+  else
+    join_ready(id)
+  end
+end
+
+-- End waiting jobs whose time is over, a bounded number of them; return how many.
+local function end_overdue(now, bound, ttl, expired)
+  local overdue = redis.call('ZRANGE', DEADLINES, '-inf', now, 'BYSCORE', 'LIMIT', 0, bound)
+  for _, id in ipairs(overdue) do finish(id, ttl, 'failed', 'error', expired) end
+  return #overdue
+end
+
+-- The range of scores of one priority, from 0 for the highest.
+local function span(priority)
+  return digits(priority * SPAN), '(' .. digits((priority + 1) * SPAN)
+end
+
+-- The virtual time of a priority: where its head was when a job was last claimed from it.
+local function virtual_time(priority)
+  return math.max(meta('virtual:' .. priority), priority * SPAN)
+end
+
+-- The next score of a tenant within a priority: behind its other jobs, and behind what was served.
+local function next_place(priority, tenant, cost, weight)
+  local name = priority .. ':' .. tenant
+  local before = tonumber(redis.call('ZSCORE', TAGS, name) or 0)
+  local place = math.max(virtual_time(priority), before) + math.max(1, math.ceil(cost / weight))
+  redis.call('ZADD', TAGS, digits(place), name)
+  return digits(place)
 end

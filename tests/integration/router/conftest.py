@@ -5,9 +5,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
 import huggingface_hub
@@ -26,6 +24,8 @@ from shared.queue.queue import JobQueue, Lease, LeaseState, Progress, QueueSetti
 from shared.refs import base_tag
 from shared.results import ResultStore
 from tests.builders import BASE, a_result, a_worker
+from tests.fault_proxy import FaultProxy, Link
+from tests.steps import claim_one
 
 WEIGHTS = b"\x02\x00\x00\x00\x00\x00\x00\x00{}"
 ADAPTER, FEW_STEP, SEVERAL = "someone/crayon", "someone/few-step", "someone/several"
@@ -159,7 +159,7 @@ class PixelWorker:
             claims += 1
             with suppress(Exception):
                 await self.pools.announce(self.info, 60.0)
-                if lease := await self.queue.claim(WorkerId("pixel"), f"{id(self)}-{claims}"):
+                if lease := await claim_one(self.queue, WorkerId("pixel"), f"{id(self)}-{claims}"):
                     self.jobs.append(lease.job)
                     await self._end(lease)
             await asyncio.sleep(0.01)
@@ -201,59 +201,11 @@ async def worker(redis: Redis) -> AsyncIterator[PixelWorker]:
     await working
 
 
-@dataclass
-class Gate:
-    """A way to the server that the test can shut: connections end, and new ones are refused."""
-
-    url: str
-    _target: tuple[str, int]
-    _server: asyncio.Server | None = None
-    _port: int = 0
-    _passing: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
-        parts = urlsplit(self.url)
-        self.url = parts._replace(netloc=f"{parts.netloc.rpartition(':')[0]}:{self._port}").geturl()
-
-    async def shut(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for passing in self._passing:
-            passing.cancel()
-        await asyncio.gather(*self._passing, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        passing = asyncio.create_task(self._pass(reader, writer))
-        self._passing.add(passing)
-        passing.add_done_callback(self._passing.discard)
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection(*self._target)
-        try:
-            await asyncio.gather(_copy(reader, to_server), _copy(from_server, writer))
-        finally:
-            writer.close()
-            to_server.close()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
-
-
 @pytest.fixture
-async def gate(redis_url: str) -> AsyncIterator[Gate]:
-    parts = urlsplit(redis_url)
-    gate = Gate(redis_url, (parts.hostname or "", parts.port or 0))
-    await gate.open()
-    yield gate
-    await gate.shut()
+async def link(redis_url: str) -> AsyncIterator[Link]:
+    """A way to the server that the test can fault."""
+    async with FaultProxy(redis_url) as proxy:
+        yield await proxy.listen()
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:

@@ -11,35 +11,35 @@ async def status(http, url, method="GET", **options):
 
 
 async def test_without_redis_requests_fail_soon_and_all_comes_back_by_itself(
-    http, start_router, gate, worker
+    http, start_router, link, worker
 ):
-    router = await start_router(redis=gate.url)
+    router = await start_router(redis=link.url)
     url = f"{router}/models/{ADAPTER}"
     assert await status(http, url, "POST", data="a cat") == (200, None)
 
-    await gate.shut()
+    await link.refuse()
     for path in ("/ready", "/info"):
         assert await status(http, f"{router}{path}") == (503, "queue_unavailable")
     assert await status(http, url, "POST", data="a cat") == (503, "queue_unavailable")
     assert await status(http, f"{router}/health") == (200, None)
     assert await status(http, f"{router}/metrics") == (200, None)
 
-    await gate.open()
+    await link.heal()
     assert await status(http, f"{router}/ready") == (200, None)
     assert await status(http, url, "POST", data="a cat") == (200, None)
 
 
-async def test_the_router_starts_before_redis(http, start_router, gate, worker):
-    await gate.shut()
-    router = await start_router(redis=gate.url)
+async def test_the_router_starts_before_redis(http, start_router, link, worker):
+    await link.refuse()
+    router = await start_router(redis=link.url)
     assert await status(http, f"{router}/ready") == (503, "queue_unavailable")
 
-    await gate.open()
+    await link.heal()
     assert await status(http, f"{router}/models/{ADAPTER}", "POST", data="a cat") == (200, None)
 
 
-async def test_who_waits_survives_an_outage(http, start_router, gate, worker):
-    router = await start_router(redis=gate.url)
+async def test_who_waits_survives_an_outage(http, start_router, link, worker):
+    router = await start_router(redis=link.url)
     worker.free.clear()
     waiting = [
         asyncio.create_task(status(http, f"{router}/models/{ADAPTER}", "POST", data="a cat"))
@@ -47,11 +47,11 @@ async def test_who_waits_survives_an_outage(http, start_router, gate, worker):
     ]
     await eventually(lambda: worker.has_claimed(1))
     await eventually(lambda: worker.sees_waiting(2))
-    await gate.shut()
+    await link.refuse()
     worker.free.set()
     await eventually(lambda: worker.has_claimed(3))
     await asyncio.sleep(1.5)
-    await gate.open()
+    await link.heal()
 
     assert await asyncio.gather(*waiting) == [(200, None)] * 3
 

@@ -1,77 +1,42 @@
-"""What the clients do when a reply is lost. A proxy before the real server loses those to INCR."""
+"""What the clients do when a reply is lost, or the server is in trouble."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import pytest
 
 from shared import redis_client
 from shared.errors import QueueUnavailable
 from shared.redis_client import blocking_client, command_client, pubsub_client, translate_errors
+from tests.fault_proxy import FaultProxy
 
 
 @pytest.fixture
-def a_proxy(redis_url: str):
-    """Make the URL of a proxy that does what it is told instead of handing on the reply to an INCR."""
-    server_at = urlsplit(redis_url)
-
-    @asynccontextmanager
-    async def make(instead_of_reply: Callable[[asyncio.StreamWriter], None]):
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            from_server, to_server = await asyncio.open_connection(server_at.hostname, server_at.port)
-            lose_reply = False
-
-            async def hand_on_commands() -> None:
-                nonlocal lose_reply
-                while data := await reader.read(4096):
-                    lose_reply = b"INCR" in data
-                    to_server.write(data)
-                to_server.close()
-
-            async def hand_on_replies() -> None:
-                while data := await from_server.read(4096):
-                    if lose_reply:
-                        instead_of_reply(writer)
-                    else:
-                        writer.write(data)
-                writer.close()
-
-            await asyncio.gather(hand_on_commands(), hand_on_replies())
-
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as proxy:
-            port = proxy.sockets[0].getsockname()[1]
-            yield redis_url.replace(f":{server_at.port}/", f":{port}/")
-
-    return make
+async def link(redis_url):
+    async with FaultProxy(redis_url) as proxy:
+        yield await proxy.listen()
 
 
-def keep_silent(_: asyncio.StreamWriter) -> None:
-    pass
-
-
-def hang_up(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-
-
-async def test_a_command_whose_reply_does_not_come_is_not_sent_again(a_proxy, redis, monkeypatch):
+async def test_a_command_whose_reply_does_not_come_is_not_sent_again(link, redis, monkeypatch):
     monkeypatch.setattr(redis_client, "REPLY_SECONDS", 0.5)
-    async with a_proxy(keep_silent) as url, command_client(url) as client:
+    async with command_client(link.url) as client:
+        await client.ping()
+        link.hold_replies()
         with pytest.raises(QueueUnavailable), translate_errors():
             await client.incr("counter")
     assert await redis.get("counter") == b"1"
 
 
-async def test_a_command_on_a_broken_connection_is_sent_once_more(a_proxy, redis):
-    async with a_proxy(hang_up) as url, command_client(url) as client:
+async def test_a_command_on_a_broken_connection_is_sent_once_more(link, redis):
+    link.lose_replies(b"INCR", count=100)
+    async with command_client(link.url) as client:
         with pytest.raises(QueueUnavailable), translate_errors():
             await client.incr("counter")
     assert await redis.get("counter") == b"2"
 
 
-async def test_a_blocking_command_is_never_sent_again(a_proxy, redis):
-    async with a_proxy(hang_up) as url, blocking_client(url, 1.0) as client:
+async def test_a_blocking_command_is_never_sent_again(link, redis):
+    link.lose_replies(b"INCR", count=100)
+    async with blocking_client(link.url, 1.0) as client:
         with pytest.raises(QueueUnavailable), translate_errors():
             await client.incr("counter")
     assert await redis.get("counter") == b"1"

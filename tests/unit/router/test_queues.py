@@ -1,23 +1,35 @@
-from hypothesis import given
-from hypothesis import strategies as st
+"""Why an enqueue was refused, told to the client."""
 
-from router.queues import FIRST_GUESS, LONGEST_RETRY, SHORTEST_RETRY, Pace
+import pytest
 
-
-def test_without_experience_a_job_takes_the_first_guess():
-    assert Pace().drain_seconds("tag", waiting=8, workers=2) == 4 * FIRST_GUESS
-
-
-def test_the_pace_of_a_base_follows_its_jobs():
-    pace = Pace()
-    for _ in range(50):
-        pace.observe("tag", 2.0)
-    assert pace.drain_seconds("tag", waiting=10, workers=1) == 20.0
-    assert pace.drain_seconds("other", waiting=10, workers=1) == 10 * FIRST_GUESS
+from router.queues import LONGEST_RETRY, SHORTEST_RETRY, refusal
+from shared.errors import AdapterRejected, NoPoolForBase, QueueFull
+from shared.queue.queue import Admission, Enqueued
+from tests.builders import a_job
 
 
-@given(st.integers(0, 10**6), st.integers(0, 100), st.floats(0, 10**6))
-def test_a_client_is_sent_away_for_a_bearable_time(waiting, workers, seconds):
-    pace = Pace()
-    pace.observe("tag", seconds)
-    assert SHORTEST_RETRY <= pace.drain_seconds("tag", waiting, workers) <= LONGEST_RETRY
+def an_admission(outcome: Enqueued, seconds: float = 0.0) -> Admission:
+    return Admission(outcome=outcome, job=a_job().id, seconds=seconds)
+
+
+@pytest.mark.parametrize("outcome", [Enqueued.FULL, Enqueued.TENANT_FULL])
+@pytest.mark.parametrize(
+    ("waiting", "workers", "seconds"),
+    [(80.0, 2, 40.0), (80.0, 0, 80.0), (0.0, 1, SHORTEST_RETRY), (1e6, 1, LONGEST_RETRY)],
+)
+def test_who_finds_the_queue_full_comes_again_when_the_workers_have_done_what_waits(
+    outcome, waiting, workers, seconds
+):
+    error = refusal(an_admission(outcome, waiting), a_job(), workers)
+    assert isinstance(error, QueueFull)
+    assert error.retry_after == seconds
+
+
+def test_adapters_in_quarantine_are_refused_with_the_time_it_lasts():
+    error = refusal(an_admission(Enqueued.QUARANTINED, 120.0), a_job(), 1)
+    assert isinstance(error, AdapterRejected)
+    assert "another 120 s" in error.message
+
+
+def test_a_base_that_is_drained_takes_no_jobs():
+    assert isinstance(refusal(an_admission(Enqueued.CLOSED), a_job(), 1), NoPoolForBase)

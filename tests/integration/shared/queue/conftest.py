@@ -12,6 +12,7 @@ from shared.queue.keys import BaseKeys
 from shared.queue.queue import JobQueue, Lease
 from shared.redis_client import pubsub_client
 from tests.builders import WORKER, a_job
+from tests.steps import claim_one
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def claim(queue: JobQueue) -> Callable[..., Awaitable[Lease]]:
     tokens = count()
 
     async def claim(worker=WORKER, queue=queue) -> Lease:
-        lease = await queue.claim(worker, f"token-{next(tokens)}")
+        lease = await claim_one(queue, worker, f"token-{next(tokens)}")
         assert lease is not None
         return lease
 
@@ -69,6 +70,7 @@ def pass_timeout(redis: Redis, keys: BaseKeys) -> Callable[[Job], Awaitable[None
 
     async def pass_timeout(job: Job) -> None:
         assert await redis.hset(keys.job(job.id), "deadline", "1") == 0
+        await redis.zadd(keys.deadlines, {job.id: 1}, xx=True)
 
     return pass_timeout
 
@@ -91,3 +93,9 @@ def listen(redis_url: str):
             yield next_hint
 
     return listen
+
+
+@pytest.fixture
+def model_examples(pytestconfig: pytest.Config) -> int:
+    """How many histories of the queue are compared with the model."""
+    return pytestconfig.getoption("--model-examples")

@@ -2,6 +2,7 @@ import pytest
 
 from shared.jobs import JobStatus, new_job_id
 from tests.builders import BASE, WORKER, a_job, a_result, an_error
+from tests.steps import claim_one
 
 
 async def test_a_waiting_job_ends_at_once(queue, listen, keys):
@@ -14,7 +15,7 @@ async def test_a_waiting_job_ends_at_once(queue, listen, keys):
     assert record.finished_at is not None
     assert await queue.depth() == (0, 0)
     assert await queue.oldest_wait() == 0.0
-    assert await queue.claim(WORKER, "token") is None
+    assert await claim_one(queue, WORKER, "token") is None
 
 
 async def test_the_worker_of_a_running_job_is_told(queue, run_a_job, listen, keys):
@@ -52,7 +53,7 @@ async def test_a_job_that_is_given_back_and_then_cancelled_does_not_run_again(qu
     lease = await run_a_job()
     await queue.release(lease)
     assert (await queue.cancel(lease.job.id)).status is JobStatus.CANCELLED
-    assert await queue.claim(WORKER, "token") is None
+    assert await claim_one(queue, WORKER, "token") is None
 
 
 async def test_an_unknown_job_has_no_record(queue, redis):

@@ -1,12 +1,13 @@
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus, WorkerId
 from tests.builders import WORKER, a_job, an_adapter, some_params
+from tests.steps import claim_one
 
 OTHER = WorkerId("worker-2")
 
 
 async def test_an_empty_queue_gives_nothing(queue):
-    assert await queue.claim(WORKER, "token") is None
+    assert await claim_one(queue, WORKER, "token") is None
 
 
 async def test_the_whole_job_arrives(queue):
@@ -16,7 +17,7 @@ async def test_the_whole_job_arrives(queue):
         sealed_token="sealed",
     )
     await queue.enqueue(job)
-    lease = await queue.claim(WORKER, "token")
+    lease = await claim_one(queue, WORKER, "token")
     assert (lease.job, lease.worker, lease.attempt) == (job, WORKER, 1)
 
 
@@ -37,32 +38,32 @@ async def test_jobs_come_in_the_order_of_their_enqueue(queue, claim):
 
 async def test_no_job_is_given_twice(queue):
     await queue.enqueue(a_job())
-    assert await queue.claim(WORKER, "token-1")
-    assert await queue.claim(WORKER, "token-2") is None
-    assert await queue.claim(OTHER, "token-3") is None
+    assert await claim_one(queue, WORKER, "token-1")
+    assert await claim_one(queue, WORKER, "token-2") is None
+    assert await claim_one(queue, OTHER, "token-3") is None
 
 
 async def test_the_same_token_gets_the_same_lease_again(queue):
     await queue.enqueue(a_job())
     await queue.enqueue(a_job())
-    lease = await queue.claim(WORKER, "token")
-    assert await queue.claim(WORKER, "token") == lease
+    lease = await claim_one(queue, WORKER, "token")
+    assert await claim_one(queue, WORKER, "token") == lease
     assert await queue.depth() == (1, 1)
 
 
 async def test_a_token_means_nothing_to_another_worker(queue):
     await queue.enqueue(a_job())
     await queue.enqueue(a_job())
-    lease = await queue.claim(WORKER, "token")
-    assert (await queue.claim(OTHER, "token")).job != lease.job
+    lease = await claim_one(queue, WORKER, "token")
+    assert (await claim_one(queue, OTHER, "token")).job != lease.job
 
 
 async def test_the_token_of_a_lost_lease_gets_a_new_lease(queue, run_out):
     await queue.enqueue(a_job())
-    lost = await queue.claim(WORKER, "token")
+    lost = await claim_one(queue, WORKER, "token")
     await run_out(lost)
     await queue.reap()
-    again = await queue.claim(WORKER, "token")
+    again = await claim_one(queue, WORKER, "token")
     assert again.job == lost.job
     assert again.fence > lost.fence
 
@@ -71,7 +72,7 @@ async def test_a_later_claim_has_a_higher_fence_even_after_the_server_lost_its_d
     before = await run_a_job()
     await redis.flushall()
     await queue.enqueue(before.job)
-    after = await queue.claim(WORKER, "token")
+    after = await claim_one(queue, WORKER, "token")
     assert after.fence > before.fence
     assert not await queue.release(before)
 
@@ -98,19 +99,20 @@ async def test_its_end_is_published(queue, pass_timeout, listen, keys):
     await queue.enqueue(job)
     await pass_timeout(job)
     async with listen(keys.done) as next_hint:
-        assert await queue.claim(WORKER, "token") is None
+        assert await claim_one(queue, WORKER, "token") is None
         assert await next_hint() == job.id
 
 
 async def test_one_claim_ends_a_bounded_number_of_them(queue, redis, pass_timeout, keys):
-    for _ in range(70):
-        job = a_job()
+    jobs = [a_job() for _ in range(70)]
+    for job in jobs:
         await queue.enqueue(job)
+    for job in jobs:
         await pass_timeout(job)
-    assert await queue.claim(WORKER, "token-1") is None
+    assert await claim_one(queue, WORKER, "token-1") is None
     assert await queue.depth() == (6, 0)
     assert await redis.exists(keys.wake)
-    assert await queue.claim(WORKER, "token-2") is None
+    assert await claim_one(queue, WORKER, "token-2") is None
     assert await queue.depth() == (0, 0)
 
 
@@ -129,7 +131,7 @@ async def test_a_job_of_another_version_fails_instead_of_killing_workers(queue, 
     job = a_job()
     await queue.enqueue(job)
     await redis.hset(keys.job(job.id), "job", b'{"version":99}')
-    assert await queue.claim(WORKER, "token") is None
+    assert await claim_one(queue, WORKER, "token") is None
     record = await record_of(job.id)
     assert (record.status, record.error.code) == (JobStatus.FAILED, ErrorCode.WORKER_FAULT)
 
@@ -137,5 +139,5 @@ async def test_a_job_of_another_version_fails_instead_of_killing_workers(queue, 
 async def test_the_memory_of_a_claim_expires(a_queue, redis, keys):
     queue = a_queue(claim_memory=77)
     await queue.enqueue(a_job())
-    await queue.claim(WORKER, "token")
+    await claim_one(queue, WORKER, "token")
     assert 70 < await redis.ttl(keys.worker(WORKER)) <= 77

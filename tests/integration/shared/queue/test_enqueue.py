@@ -1,5 +1,4 @@
-import pytest
-
+from shared.errors import ErrorCode
 from shared.jobs import JobStatus
 from shared.queue.queue import Enqueued
 from tests.builders import a_job
@@ -7,7 +6,7 @@ from tests.builders import a_job
 
 async def test_a_new_job_waits(queue, record_of):
     job = a_job()
-    assert await queue.enqueue(job) is Enqueued.ADDED
+    assert (await queue.enqueue(job)).outcome is Enqueued.ADDED
     record = await record_of(job.id)
     assert record.status is JobStatus.QUEUED
     assert (record.attempts, record.crashes, record.started_at, record.progress) == (0, 0, None, None)
@@ -25,13 +24,13 @@ async def test_the_time_of_enqueue_is_the_servers(queue, record_of, redis):
 async def test_the_same_job_twice_waits_once(queue):
     job = a_job()
     await queue.enqueue(job)
-    assert await queue.enqueue(job) is Enqueued.KNOWN
+    assert (await queue.enqueue(job)).outcome is Enqueued.KNOWN
     assert await queue.depth() == (1, 0)
 
 
 async def test_a_running_job_is_left_running(queue, run_a_job):
     lease = await run_a_job()
-    assert await queue.enqueue(lease.job) is Enqueued.KNOWN
+    assert (await queue.enqueue(lease.job)).outcome is Enqueued.KNOWN
     assert await queue.depth() == (0, 1)
 
 
@@ -39,7 +38,7 @@ async def test_an_ended_job_stays_ended(queue, run_a_job, record_of):
     lease = await run_a_job()
     await queue.cancel(lease.job.id)
     await queue.release(lease)
-    assert await queue.enqueue(lease.job) is Enqueued.KNOWN
+    assert (await queue.enqueue(lease.job)).outcome is Enqueued.KNOWN
     assert (await record_of(lease.job.id)).status is JobStatus.CANCELLED
     assert await queue.depth() == (0, 0)
 
@@ -49,7 +48,7 @@ async def test_a_full_queue_refuses_and_keeps_nothing(a_queue, redis):
     await queue.enqueue(a_job())
     await queue.enqueue(a_job())
     before = await redis.keys()
-    assert await queue.enqueue(a_job()) is Enqueued.FULL
+    assert (await queue.enqueue(a_job())).outcome is Enqueued.FULL
     assert sorted(await redis.keys()) == sorted(before)
     assert await queue.depth() == (2, 0)
 
@@ -58,21 +57,23 @@ async def test_a_full_queue_still_knows_its_jobs(a_queue):
     queue = a_queue(max_waiting=1)
     job = a_job()
     await queue.enqueue(job)
-    assert await queue.enqueue(job) is Enqueued.KNOWN
+    assert (await queue.enqueue(job)).outcome is Enqueued.KNOWN
 
 
 async def test_running_jobs_do_not_fill_the_queue(a_queue, claim):
     queue = a_queue(max_waiting=1)
     await queue.enqueue(a_job())
     await claim(queue=queue)
-    assert await queue.enqueue(a_job()) is Enqueued.ADDED
+    assert (await queue.enqueue(a_job())).outcome is Enqueued.ADDED
 
 
-@pytest.mark.parametrize("seconds", [0.5, 60.0])
-async def test_the_record_of_a_job_that_nobody_ends_expires(a_queue, redis, keys, seconds):
-    job = a_job(timeout=seconds)
-    await a_queue(record_ttl=100).enqueue(job)
-    assert 99 < await redis.pttl(keys.job(job.id)) / 1000 <= 100 + seconds + 1
+async def test_a_job_that_no_worker_takes_ends_when_the_next_one_comes(queue, pass_timeout, record_of):
+    late = a_job()
+    await queue.enqueue(late)
+    await pass_timeout(late)
+    await queue.enqueue(a_job())
+    assert (await record_of(late.id)).error.code is ErrorCode.JOB_EXPIRED
+    assert await queue.depth() == (1, 0)
 
 
 async def test_depth_and_wait_of_an_empty_queue_are_zero(queue):

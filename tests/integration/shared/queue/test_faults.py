@@ -12,6 +12,7 @@ from shared.redis_client import command_client
 from shared.refs import base_tag
 from shared.results import ResultStore
 from tests.builders import BASE, WORKER, a_job, a_result, an_error, some_progress
+from tests.steps import claim_one
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ async def test_scripts_that_are_flushed_under_load_fail_nothing(queue, redis):
         return [await queue.enqueue(a_job()) for _ in range(50)]
 
     _, *added = await asyncio.gather(flush(), *(enqueue() for _ in range(4)))
-    assert all(state is Enqueued.ADDED for states in added for state in states)
+    assert all(state.outcome is Enqueued.ADDED for states in added for state in states)
     assert await queue.depth() == (200, 0)
 
 
@@ -115,7 +116,7 @@ async def test_a_user_without_the_right_is_unavailable(queue, redis, redis_url):
 
 CALLS = {
     "enqueue": lambda queue, _: queue.enqueue(a_job()),
-    "claim": lambda queue, _: queue.claim(WORKER, "token"),
+    "claim": lambda queue, _: claim_one(queue, WORKER, "token"),
     "records": lambda queue, _: queue.records([a_job().id]),
     "depth": lambda queue, _: queue.depth(),
     "oldest_wait": lambda queue, _: queue.oldest_wait(),

@@ -7,6 +7,7 @@ import pytest
 from shared.jobs import WorkerId
 from shared.redis_client import blocking_client
 from tests.builders import WORKER, a_job, a_result, an_error
+from tests.steps import claim_one
 
 FOR_EVER = 120.0
 
@@ -43,7 +44,7 @@ async def test_five_idle_workers_and_one_hint_take_five_jobs(queue, patient):
 
     async def work(worker):
         await queue.wait_for_work(patient, FOR_EVER)
-        return (await queue.claim(worker, "token")).job
+        return (await claim_one(queue, worker, "token")).job
 
     async with asyncio.timeout(30):
         assert set(await asyncio.gather(*(work(WorkerId(f"worker-{i}")) for i in range(5)))) == jobs
@@ -69,7 +70,7 @@ async def test_a_claim_that_finds_nothing_clears_the_hint(queue, redis, keys, pa
     job = a_job()
     await queue.enqueue(job)
     await pass_timeout(job)
-    assert await queue.claim(WORKER, "token") is None
+    assert await claim_one(queue, WORKER, "token") is None
     assert not await redis.exists(keys.wake)
 
 
@@ -102,5 +103,5 @@ async def test_waits_that_are_cancelled_lose_no_job(queue, blocking):
         await queue.enqueue(job)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-    taken = {(await queue.claim(WORKER, f"token-{i}")).job for i in range(len(jobs))}
+    taken = {(await claim_one(queue, WORKER, f"token-{i}")).job for i in range(len(jobs))}
     assert taken == jobs
