@@ -126,10 +126,12 @@ class Link:
         await self._end_connections()
 
     async def _end_connections(self) -> None:
-        ending = tuple(self._carrying)
+        ending = dict(self._carrying)
         for carrying in ending:
             carrying.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+        for connection in ending.values():  # a task that had not begun yet closed nothing
+            await connection.abort()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._listening is None:  # accepted in the moment of the end

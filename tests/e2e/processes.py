@@ -15,6 +15,7 @@ import psutil
 from redis import Redis
 
 from deploy.parent_death import with_parent
+from shared.queue.keys import PREFIX
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 240.0
@@ -139,6 +140,6 @@ class Up(Started):
 def busy_workers(redis_url: str) -> list[int]:
     """Return the process ids of the workers that run a job, from the records in Redis."""
     with Redis.from_url(redis_url, decode_responses=True) as redis:
-        records = [redis.hgetall(key) for key in redis.scan_iter("warmbase:1:*:job:*")]
+        records = [redis.hgetall(key) for key in redis.scan_iter(f"{PREFIX}:*:job:*")]
     # A worker's id is its machine's name, its process id, and a random part.
     return [int(record["worker"].split("-")[-2]) for record in records if record.get("status") == "running"]

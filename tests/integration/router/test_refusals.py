@@ -1,4 +1,5 @@
 import io
+import time
 
 import pytest
 
@@ -118,7 +119,8 @@ async def test_the_hub_limits_our_rate(http, router, worker, hub):
 async def test_a_full_queue(http, router, redis):
     await PoolDirectory(redis).announce(a_worker(), 60.0)
     most = QueueSettings().max_waiting
-    await redis.zadd(BaseKeys(base_tag(BASE)).ready, {f"waiting-{place}": place for place in range(most)})
+    later = time.time() + 3600
+    await redis.zadd(BaseKeys(base_tag(BASE)).deadlines, {f"waiting-{job}": later for job in range(most)})
     response, body = await refusal(http, f"{router}/models/{ADAPTER}", 429, "queue_full")
     assert int(response.headers["Retry-After"]) >= 1
     assert BASE in body["error"]

@@ -13,14 +13,16 @@ every_step = pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
 
 def test_all_steps_are_here():
     assert {path.stem for path in STEPS} == {
-        "enqueue", "claim", "heartbeat", "complete", "fail", "release", "cancel", "reap"
+        "enqueue", "claim", "heartbeat", "complete", "fail", "release", "cancel", "reap",
+        "revive", "drop", "mode",
     }  # fmt: skip
 
 
 @every_step
 def test_a_step_declares_its_flags_and_needs_memory_only_to_add(path: Path):
     header = path.read_text().splitlines()[0]
-    assert header == ("#!lua" if path.stem == "enqueue" else "#!lua flags=allow-oom")
+    adds_work = path.stem in {"enqueue", "revive"}
+    assert header == ("#!lua" if adds_work else "#!lua flags=allow-oom")
 
 
 @every_step
