@@ -22,6 +22,7 @@ a digest (`shared.refs.base_tag`), never text of a user.
 | `P:wake` | sorted set | one marker member: work is there | while jobs wait |
 | `P:worker:ID` | hash | the worker's last claim: token, job, fence | `claim_memory` after it |
 | `P:blob:NAME` | string | an image | the result store's `ttl` |
+| `P:routers` | sorted set | router -> until when it is there | entries leave with the next look at them |
 | `P:done`, `P:control` | channels | job ids: finished; cancelled | - |
 | `warmbase:pools` | sorted set | description of a live worker -> its expiry | entries leave on expiry |
 
@@ -53,6 +54,7 @@ class BaseKeys:
         self.tags = f"{self.prefix}:tags"
         self.tenants = f"{self.prefix}:tenants"
         self.overtakers = f"{self.prefix}:overtakers"
+        self.routers = f"{self.prefix}:routers"
 
     def of_queue(self) -> list[str]:
         """What every script of the queue declares, in the order of `lua/record.lua`."""
@@ -74,6 +76,7 @@ class BaseKeys:
             self.adapter(""),
             self.crashes(""),
             self.idempotency(""),
+            self.routers,
         ]
 
     def job(self, job_id: str) -> str:

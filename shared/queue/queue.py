@@ -68,7 +68,8 @@ class QueueSettings:
         dead_ttl: how long that of one that was given up is.
         max_dead: how many of these the operator is shown.
         claim_memory: how long a worker's last claim is kept, to answer it again.
-        idempotency_ttl: how long a client's idempotency key is known.
+        idempotency_ttl: how long a client's idempotency key is known, at most while the job's record is.
+        router_ttl: how long a router that says nothing is believed to wait for its jobs.
     """
 
     lease: float = 4.0
@@ -86,6 +87,7 @@ class QueueSettings:
     max_dead: int = 1000
     claim_memory: int = 120
     idempotency_ttl: int = 24 * 3600
+    router_ttl: float = 15.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,12 +199,21 @@ class JobQueue:
         self._revive = Script(redis, "revive")
         self._drop = Script(redis, "drop")
         self._mode = Script(redis, "mode")
+        self._attend = Script(redis, "attend")
 
-    async def enqueue(self, job: Job, idempotency: IdempotencyKey | None = None) -> Admission:
+    async def enqueue(
+        self, job: Job, idempotency: IdempotencyKey | None = None, router: str = ""
+    ) -> Admission:
         """Add a job. A job whose id is known already is left as it is, whatever its state (KNOWN).
 
         So is the job of an idempotency key that is known: the answer names it. A refusal leaves nothing
         behind.
+
+        Args:
+            job: what to run.
+            idempotency: the client's promise, if it gave one.
+            router: who alone wants the job, if that is so: it is not started for a router that is gone, that
+                is, one that has not called `attend` for `router_ttl`.
         """
         settings, same = self._settings, idempotency or IdempotencyKey(key="", request="")
         outcome, job_id, seconds = await self._enqueue.run(
@@ -225,6 +236,8 @@ class JobQueue:
             settings.record_ttl,
             EXPIRED,
             MOST_IN_ONE_CALL,
+            router,
+            settings.router_ttl,
         )
         return Admission(
             outcome=Enqueued(outcome.decode()), job=JobId(job_id.decode()), seconds=float(seconds)
@@ -233,8 +246,8 @@ class JobQueue:
     async def claim(self, worker: WorkerId, token: str, *, hot: Sequence[str] = (), count: int = 1) -> Claim:
         """Take up to `count` of the next jobs.
 
-        A job whose timeout has passed is failed as expired, one whose adapters are in quarantine as rejected;
-        neither is handed out.
+        A job whose timeout has passed is failed as expired, one whose adapters are in quarantine as rejected,
+        and one whose router is gone is cancelled; none of them is handed out.
 
         Args:
             worker: who asks.
@@ -363,6 +376,10 @@ class JobQueue:
             settings.quarantine,
         )
         return reaped
+
+    async def attend(self, router: str) -> None:
+        """Say that a router is there, and still wants the jobs that it enqueued as its own."""
+        await self._attend.run(self._keys.of_queue(), router, self._settings.router_ttl)
 
     async def dead(self) -> list[JobId]:
         """Return the jobs that were given up, the latest first."""

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Give waiting jobs to a worker, by the rule of rule.py. The same token gets the same answer again.
 --
--- KEYS  18 worker: the last claim of this worker
+-- KEYS  19 worker: the last claim of this worker
 -- ARGV  1 worker id  2 claim token  3 lease seconds  4 seconds to remember the claim
 --       5 record ttl  6 the encoded error of an expired job  7 most jobs to end or to promote in one call
 --       8 most jobs to claim  9 most hints  10 slack in microseconds  11 most overtakes  12 oldest age passed
@@ -10,7 +10,7 @@
 -- Returns {{job id, encoded job, sealed token, fence, attempt} for each, {encoded job that comes soon, ...},
 --   seconds until the next delayed job is due, or ''}.
 
-local LAST = KEYS[18]
+local LAST = KEYS[19]
 local worker, token, lease, memory, ttl, expired, bound = unpack(ARGV, 1, 7)
 local count, most_hints, slack, most_overtakes, max_age = tonumber(ARGV[8]), tonumber(ARGV[9]),
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
@@ -99,6 +99,12 @@ local function is_in_quarantine(id)
   return tonumber(redis.call('GET', CRASHES .. affinity) or 0) >= most_crashes
 end
 
+-- Whether the router that alone waits for the job is gone.
+local function is_unwanted(id)
+  local router = redis.call('HGET', JOB .. id, 'router')
+  return router and tonumber(redis.call('ZSCORE', ROUTERS, router) or 0) <= now
+end
+
 local function advance(head)
   local virtual = math.max(virtual_time(head.priority), head.score)
   redis.call('HSET', META, 'virtual:' .. head.priority, digits(virtual))
@@ -124,6 +130,9 @@ local function claim(ended)
     if redis.call('EXISTS', JOB .. chosen.id) == 0 then -- its record was lost
       redis.call('ZREM', chosen.key, chosen.id)
       leave(chosen.id)
+      ended = ended + 1
+    elseif is_unwanted(chosen.id) then
+      finish(chosen.id, ttl, 'cancelled')
       ended = ended + 1
     elseif is_in_quarantine(chosen.id) then
       finish(chosen.id, ttl, 'failed', 'error', quarantined)

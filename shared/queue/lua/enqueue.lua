@@ -6,7 +6,8 @@
 --       9 affinity  10 workers that may die with the same adapters
 --       11 digest of the idempotency key, or ''  12 digest of the request  13 seconds to remember the key
 --       14 most waiting jobs  15 most of one tenant  16 record ttl  17 the encoded error of an expired job
---       18 most expired jobs to end in one call
+--       18 most expired jobs to end in one call  19 the router that alone wants it, or ''
+--       20 seconds for which that holds
 -- Returns {what happened, job id, seconds of work that wait}; for 'quarantined' the seconds that it lasts.
 
 local id, job, token, timeout, priority, tenant = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -14,6 +15,7 @@ local weight, work, affinity, most_crashes = ARGV[7], tonumber(ARGV[8]), ARGV[9]
 local key, request, remember = ARGV[11], ARGV[12], ARGV[13]
 local most, most_of_tenant, ttl, expired, bound =
   tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16], ARGV[17], ARGV[18]
+local router, attended = ARGV[19], ARGV[20]
 
 local function answer(what, known)
   return {what, known or id, tostring(meta('backlog') / 1000000)}
@@ -47,6 +49,10 @@ redis.call('HSET', JOB .. id,
   'affinity', affinity, 'work', work, 'cost', digits(cost), 'place', next_place(priority, tenant, cost, weight),
   'enqueued_at', now, 'timeout', timeout, 'deadline', now + timeout, 'attempts', 0, 'crashes', 0)
 if token ~= '' then redis.call('HSET', JOB .. id, 'token', token) end
+if router ~= '' then
+  redis.call('HSET', JOB .. id, 'router', router)
+  attend(router, attended)
+end
 if key ~= '' then redis.call('SET', IDEMPOTENCY .. key, id .. ' ' .. request, 'EX', remember) end
 count_in(id)
 join_ready(id)

@@ -5,11 +5,12 @@
 --       7 done  8 control                            channels; here so that they share the slot
 --       9 deadlines  10 delayed  11 dead  12 tags  13 tenants  14 overtakers
 --       15 adapter:  16 crashes:  17 idempotency:    what the keys of an affinity and of a digest begin with
+--       18 routers
 -- A job's id is in ready, age and its adapter's set while it waits, in delayed while its next attempt is
 -- not due (in deadlines in both cases), in active while it runs, in dead when it was given up.
 
 local READY, AGE, ACTIVE, META, WAKE, JOB, DONE, CONTROL, DEADLINES, DELAYED, DEAD, TAGS, TENANTS,
-  OVERTAKERS, ADAPTER, CRASHES, IDEMPOTENCY = unpack(KEYS)
+  OVERTAKERS, ADAPTER, CRASHES, IDEMPOTENCY, ROUTERS = unpack(KEYS)
 
 local PRIORITIES = 3
 -- Scores of one priority: 2^50 microseconds of virtual time, 35 years. Doubles are exact up to 2^53.
@@ -63,6 +64,11 @@ local function join_ready(id)
   redis.call('ZADD', READY, job[1], id)
   redis.call('ZADD', AGE, job[2], id)
   redis.call('ZADD', ADAPTER .. job[3], job[1], id)
+end
+
+-- Have the jobs of a router be wanted for so many seconds from now.
+local function attend(router, seconds)
+  redis.call('ZADD', ROUTERS, server_time() + seconds, router)
 end
 
 -- Count a job among what its tenant and the base have waiting, now or delayed.

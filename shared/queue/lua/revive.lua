@@ -12,7 +12,7 @@ local now = server_time()
 redis.call('DEL', CRASHES .. job[6])
 redis.call('HSET', JOB .. id, 'status', 'queued', 'enqueued_at', now, 'deadline', now + job[5],
   'attempts', 0, 'crashes', 0, 'place', next_place(job[1], job[2], job[3], job[4]))
-redis.call('HDEL', JOB .. id, 'error', 'finished_at', 'started_at', 'step', 'total')
+redis.call('HDEL', JOB .. id, 'router', 'error', 'finished_at', 'started_at', 'step', 'total')
 redis.call('PERSIST', JOB .. id)
 count_in(id)
 join_ready(id)

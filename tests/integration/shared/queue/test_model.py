@@ -66,6 +66,7 @@ SPAN = 2**50
 WORKERS = [WorkerId("worker-1"), WorkerId("worker-2"), WorkerId("worker-3")]
 ADAPTERS = [(), (an_adapter(),), (an_adapter(scale=0.5),), (an_adapter(weight_name="second.safetensors"),)]
 AFFINITIES = sorted({a_job(adapters=adapters).affinity for adapters in ADAPTERS})
+ROUTERS = ["router-1", "router-2"]
 KEYS = [None, *(IdempotencyKey(key=key, request=request) for key in "ab" for request in "12")]
 
 
@@ -86,6 +87,7 @@ class Modelled:
     due: bool = False
     dead: bool = False
     gone: bool = False
+    router: str = ""
     holder: Lease | None = None
     ended_by: dict[str, int] = field(default_factory=dict)
 
@@ -120,6 +122,7 @@ class QueueModel:
         self.crashes = dict.fromkeys(AFFINITIES, 0)
         self.passed = 0
         self.keys: dict[str, tuple[Modelled, str]] = {}
+        self.routers: set[str] = set()
 
     def waiting(self) -> list[Modelled]:
         return [known for known in self.jobs.values() if known.waits]
@@ -159,10 +162,11 @@ class QueueModel:
         self.tags[priority, job.tenant] = place
         return place
 
-    def add(self, job: Job) -> Modelled:
+    def add(self, job: Job, router: str) -> Modelled:
         seconds = job.work * self.pace if job.work and self.pace else self.mean or 1.0
         cost = max(1, math.ceil(seconds * 1_000_000))
-        self.jobs[job.id] = Modelled(job, cost=cost, place=self.place(job, cost))
+        self.jobs[job.id] = Modelled(job, cost=cost, place=self.place(job, cost), router=router)
+        self.routers |= {router}
         return self.jobs[job.id]
 
     def end_late(self) -> None:
@@ -179,7 +183,9 @@ class QueueModel:
         taken: list[Modelled] = []
         while len(taken) < most and self.mode is not Mode.PAUSED and self.ready():
             chosen, head = self.choose(hot)
-            if self.crashes[chosen.job.affinity] >= SETTINGS.max_adapter_crashes:
+            if chosen.router and chosen.router not in self.routers:
+                chosen.become(JobStatus.CANCELLED)
+            elif self.crashes[chosen.job.affinity] >= SETTINGS.max_adapter_crashes:
                 chosen.become(JobStatus.FAILED)
             else:
                 self.advance(head)
@@ -272,8 +278,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(self.redis.aclose())
         self.runner.close()
 
-    def enqueued(self, job: Job, key: IdempotencyKey | None = None) -> Admission:
-        return self.run(self.queue.enqueue(job, key))
+    def enqueued(self, job: Job, key: IdempotencyKey | None = None, router: str = "") -> Admission:
+        return self.run(self.queue.enqueue(job, key, router))
 
     @rule(
         target=jobs,
@@ -283,12 +289,13 @@ class QueueMachine(RuleBasedStateMachine):
         weight=st.sampled_from([1.0, 1.0, 3.0]),
         steps=st.sampled_from([None, 4, 40]),
         key=st.sampled_from([None, None, None, *KEYS]),
+        router=st.sampled_from(["", *ROUTERS]),
     )
-    def enqueue(self, adapters, tenant, priority, weight, steps, key):
+    def enqueue(self, adapters, tenant, priority, weight, steps, key, router):
         params = some_params(steps=steps, width=64, height=64)
         job = a_job(adapters=adapters, tenant=tenant, priority=priority, weight=weight, params=params)
         refusal = self.model.refuses(job, key)
-        admission = self.enqueued(job, key)
+        admission = self.enqueued(job, key, router)
         if isinstance(refusal, Modelled):
             assert (admission.outcome, admission.job) == (Enqueued.KNOWN, refusal.job.id)
             return multiple()
@@ -296,7 +303,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert admission.outcome is refusal
             return multiple()
         assert admission.outcome is Enqueued.ADDED
-        known = self.model.add(job)
+        known = self.model.add(job, router)
         if key:
             self.model.keys[key.key] = known, key.request
         return job
@@ -446,6 +453,7 @@ class QueueMachine(RuleBasedStateMachine):
             known.place = self.model.place(known.job, known.cost)
             known.status = JobStatus.QUEUED
             known.dead = known.late = known.aged = False
+            known.router = ""
             known.attempts = known.crashes = 0
             self.model.crashes[job.affinity] = 0
 
@@ -461,6 +469,16 @@ class QueueMachine(RuleBasedStateMachine):
         self.run(self.queue.set_mode(mode))
         self.model.mode = mode
         assert self.run(self.queue.mode()) is mode
+
+    @rule(router=st.sampled_from(ROUTERS))
+    def a_router_dies(self, router):
+        self.run(self.redis.zadd(self.keys.routers, {router: 1}))
+        self.model.routers -= {router}
+
+    @rule(router=st.sampled_from(ROUTERS))
+    def a_router_attends(self, router):
+        self.run(self.queue.attend(router))
+        self.model.routers |= {router}
 
     @rule()
     def server_forgets_its_scripts(self):

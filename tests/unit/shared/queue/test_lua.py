@@ -14,7 +14,7 @@ every_step = pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
 def test_all_steps_are_here():
     assert {path.stem for path in STEPS} == {
         "enqueue", "claim", "heartbeat", "complete", "fail", "release", "cancel", "reap",
-        "revive", "drop", "mode",
+        "revive", "drop", "mode", "attend",
     }  # fmt: skip
 
 
