@@ -42,7 +42,7 @@ format: $(VENV)/dev.stamp ## Format and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/dev.stamp ## Measure, and print ratios against the reference arms.
-	@for bench in picture_equality swap router startup; do \
+	@for bench in picture_equality swap router startup affinity fairness; do \
 		echo "== $$bench"; OMP_WAIT_POLICY=passive $(BIN)/python tests/bench/$$bench.py || exit 1; \
 	done
 

@@ -8,11 +8,12 @@ from aiohttp import web
 from router import handlers, operations
 from router.catalogue import Catalogue
 from router.hub import Hub
-from router.keys import CONFIG, METRICS, POOLS, QUEUES, REDIS, SUBMISSIONS
+from router.keys import CONFIG, METRICS, POOLS, QUEUES, REDIS, SERVER, SUBMISSIONS
 from router.metadata_cache import Lifetimes, MetadataCache
 from router.metrics import Metrics
 from router.middleware import accompany, answer_errors
 from router.queues import Queues
+from router.server_guard import ServerGuard
 from router.submit import Submissions
 from router.waiting import JobWaiter
 from shared.config import RouterConfig
@@ -20,6 +21,7 @@ from shared.pools import BasePool, PoolDirectory
 from shared.queue.queue import QueueSettings
 from shared.redis_client import command_client, pubsub_client
 from shared.sealing import Sealer
+from shared.server_check import ROUTER_COMMANDS, check_server
 
 LARGEST_BODY = 4 << 20
 """Bytes. Far more than any prompt, so that an image sent by mistake is told so, not cut off."""
@@ -59,7 +61,8 @@ async def _redis(app: web.Application) -> AsyncIterator[None]:
         app[REDIS] = redis
         app[POOLS] = PoolDirectory(redis)
         app[QUEUES] = Queues(redis, QueueSettings(), app[METRICS])
-        yield
+        async with ServerGuard(lambda: check_server(redis, ROUTER_COMMANDS)) as app[SERVER]:
+            yield
 
 
 async def _submissions(app: web.Application) -> AsyncIterator[None]:

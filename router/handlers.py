@@ -5,7 +5,7 @@ import re
 from aiohttp import web
 
 from router.fields import checked_text
-from router.keys import CONFIG, QUEUES, SUBMISSIONS
+from router.keys import CONFIG, QUEUES, SERVER, SUBMISSIONS
 from router.problems import drawn
 from router.responses import (
     classification_view,
@@ -27,6 +27,7 @@ async def generate(request: web.Request) -> web.Response:
     """`POST /models/{model}`: draw an image, or with `Prefer: respond-async` begin to."""
     app, body = request.app, await request.read()
     wanted = parse_request(request.match_info["model"], body, request.headers, app[CONFIG].limits)
+    await app[SERVER].admit()
     submission = await app[SUBMISSIONS].prepare(wanted, bearer_token(request))
     if wanted.respond_async:
         begun = await app[SUBMISSIONS].enqueue(submission)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from router.keys import CONFIG, METRICS, POOLS, QUEUES, REDIS
+from router.keys import CONFIG, METRICS, POOLS, QUEUES, REDIS, SERVER
 from router.openapi import DOCUMENT
 from shared.errors import QueueUnavailable
 from shared.redis_client import translate_errors
@@ -34,9 +34,10 @@ async def health(_request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """`GET /ready`: Redis answers, so requests can be taken."""
+    """`GET /ready`: Redis answers and can hold the queue, so requests can be taken."""
     try:
         async with asyncio.timeout(READY_SECONDS):
+            await request.app[SERVER].diagnose()
             with translate_errors():
                 await request.app[REDIS].ping()
     except TimeoutError as error:

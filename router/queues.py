@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from router.metrics import Metrics
 from shared.errors import (
     AdapterRejected,
+    InvalidRequest,
     JobNotFound,
     NoPoolForBase,
     QueueFull,
@@ -17,7 +18,7 @@ from shared.errors import (
     WorkerFault,
 )
 from shared.jobs import Job, JobId, JobRecord, JobResult, job_base_tag
-from shared.queue.queue import Admission, Enqueued, JobQueue, QueueSettings
+from shared.queue.queue import Admission, Enqueued, IdempotencyKey, JobQueue, QueueSettings
 from shared.refs import RepoId, base_tag
 from shared.results import ResultStore
 
@@ -26,6 +27,9 @@ RESULT_TTL = 600
 
 QUEUES_KEPT = 256
 SHORTEST_RETRY, LONGEST_RETRY = 1.0, 300.0
+
+REFUSALS = (AdapterRejected, InvalidRequest, NoPoolForBase, QueueFull)
+"""What `Queues.admit` raises when nothing was enqueued."""
 
 
 class Queues:
@@ -45,18 +49,26 @@ class Queues:
         """Return the queue that a job is or was on."""
         return self.of_tag(job_base_tag(job))
 
-    async def admit(self, job: Job, workers: int) -> None:
-        """Enqueue a job.
+    async def admit(
+        self, job: Job, workers: int, idempotency: IdempotencyKey | None = None, router: str = ""
+    ) -> JobId:
+        """Enqueue a job and return its id, or that of the job that a known idempotency key stands for.
+
+        `router` is who alone waits for it, if that is so.
 
         Raises:
             QueueFull: as many jobs wait as may wait; `workers` live workers say how long to stay away.
             AdapterRejected: workers died with these adapters.
+            NoPoolForBase: the base is being drained.
+            InvalidRequest: the idempotency key stands for another request.
             QueueUnavailable: Redis does not answer.
         """
-        admission = await self.of_job(job.id).enqueue(job)
+        admission = await self.of_job(job.id).enqueue(job, idempotency, router)
         if admission.outcome not in {Enqueued.ADDED, Enqueued.KNOWN}:
             raise refusal(admission, job, workers)
-        self._metrics.job_enqueued(job)
+        if admission.job == job.id:
+            self._metrics.job_enqueued(job)
+        return admission.job
 
     async def record(self, job: JobId) -> JobRecord:
         """Return what Redis knows of a job.
@@ -106,6 +118,8 @@ def refusal(admission: Admission, job: Job, workers: int) -> WarmbaseError:
     """Return why a job was not enqueued, and when to come again: the waiting work over the live workers."""
     seconds = min(max(admission.seconds / max(1, workers), SHORTEST_RETRY), LONGEST_RETRY)
     match admission.outcome:
+        case Enqueued.CONFLICT:
+            return InvalidRequest("Idempotency-Key", "came with another request before; use a new one")
         case Enqueued.QUARANTINED:
             return AdapterRejected(
                 "worker after worker died with these adapters; "

@@ -13,7 +13,7 @@ from router.body import read_body
 from router.fields import Fields, reject
 from router.negotiation import AnswerForm, choose_answer_form
 from shared.config import Limits
-from shared.jobs import MAX_SEED
+from shared.jobs import MAX_SEED, Priority
 from shared.refs import RepoId, parse_repo_id
 
 ADAPTER_HEADER = "lora"
@@ -23,6 +23,9 @@ LEGACY_OPTIONS = ("wait_for_model", "use_cache", "use_gpu", "dont_load_model", "
 MIN_SIDE = 8
 MAX_NAME = 255
 _SCHEDULER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_URGENCY = re.compile(r"(?:^|[ ,])u=([0-7])(?=$|[ ,;])")
+_DEFAULT_URGENCY = 3
 _REPO_SPELLINGS = ("model", "path", "id", "name")
 _SCALE_SPELLINGS = ("scale", "weight", "strength")
 
@@ -48,6 +51,7 @@ class GenerationRequest:
         weight_name: weight file of the path's adapter.
         adapters: further adapters on the same base.
         respond_async: answer with the job instead of the image.
+        idempotency_key: the client's name for this request, to repeat it without a second image.
     """
 
     model: RepoId
@@ -65,6 +69,8 @@ class GenerationRequest:
     scheduler: str | None = None
     form: AnswerForm
     respond_async: bool = False
+    priority: Priority = Priority.NORMAL
+    idempotency_key: str | None = None
 
 
 def parse_request(model: str, body: bytes, headers: Mapping[str, str], limits: Limits) -> GenerationRequest:
@@ -100,9 +106,25 @@ def parse_request(model: str, body: bytes, headers: Mapping[str, str], limits: L
         scheduler=_scheduler(parameters),
         form=choose_answer_form(headers.get("Accept", "")),
         respond_async="respond-async" in headers.get("Prefer", "").lower(),
+        priority=_priority(headers.get("Priority", "")),
+        idempotency_key=_idempotency_key(headers),
     )
     parameters.finish()
     return request
+
+
+def _priority(header: str) -> Priority:
+    """Return the priority for a `Priority` header (RFC 9218): who says it can wait, waits. No more."""
+    urgency = _URGENCY.search(header)
+    return Priority.LOW if urgency and int(urgency[1]) > _DEFAULT_URGENCY else Priority.NORMAL
+
+
+def _idempotency_key(headers: Mapping[str, str]) -> str | None:
+    """Return the `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header)."""
+    key = headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        reject("Idempotency-Key", "has 1 to 255 visible ASCII characters")
+    return key
 
 
 def _pass_legacy_options(options: Fields) -> None:

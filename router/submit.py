@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from router.base_aliases import current_id
+from router.callers import idempotency_of, tenant_of
 from router.catalogue import Catalogue
 from router.classify import Classification, FullModel, LoraAdapter, Unsupported, classify
 from router.metrics import Metrics
 from router.placement import Placement, find_pool, place
-from router.queues import Queues
+from router.queues import REFUSALS, Queues
 from router.schemas import GenerationRequest
 from router.waiting import JobWaiter
 from shared.config import Limits
-from shared.errors import ErrorCode, InvalidRequest, QueueFull, RepoForbidden, WarmbaseError
+from shared.errors import ErrorCode, InvalidRequest, RepoForbidden, WarmbaseError
 from shared.jobs import Job, JobRecord, JobStatus, new_job_id
 from shared.pools import BasePool
+from shared.queue.queue import IdempotencyKey
 from shared.refs import RepoId, Revision
 from shared.sealing import Sealer
 
@@ -40,6 +42,7 @@ class Submission:
     job: Job
     model: RepoId
     workers: int
+    idempotency: IdempotencyKey | None = None
 
 
 class Submissions:
@@ -76,7 +79,7 @@ class Submissions:
         Raises:
             WarmbaseError: why the request cannot be served.
         """
-        pools = await self._live_pools()
+        tenant, pools = tenant_of(token), await self._live_pools()
         model, *others = await asyncio.gather(
             self._path_model(request, pools, token),
             *(self._classify(wanted.repo, wanted.revision, token) for wanted in request.adapters),
@@ -92,7 +95,10 @@ class Submissions:
                 params=placement.params,
                 sealed_token=await self._authorised(placement, token),
                 timeout=self._timeout,
+                priority=request.priority,
+                tenant=tenant,
             ),
+            idempotency=idempotency_of(request, tenant),
             model=model.repo,
             workers=len(pool.workers) if pool else 0,
         )
@@ -108,12 +114,12 @@ class Submissions:
         """
         job = submission.job
         try:
-            await self._queues.admit(job, submission.workers)
-            return await self._queues.record(job.id)
-        except QueueFull:
+            admitted = await self._queues.admit(job, submission.workers, submission.idempotency)
+            return await self._queues.record(admitted)
+        except REFUSALS:
             raise
         except BaseException:
-            self._waiter.abandon(job)
+            self._waiter.abandon(job, submission.idempotency)
             raise
 
     async def run(self, submission: Submission) -> JobRecord:
@@ -127,7 +133,7 @@ class Submissions:
         begin, job = time.monotonic(), submission.job
         outcome, reason = JobStatus.CANCELLED.value, "client_left"
         try:
-            record = await self._waiter.run(job, submission.workers)
+            record = await self._waiter.run(job, submission.workers, submission.idempotency)
             outcome, reason = _outcome(record)
         except WarmbaseError as error:
             outcome, reason = _failure(error.code)

@@ -3,24 +3,29 @@
 The job's record is the truth. A message on the queue's channel only hints that it is worth a look, so a
 lost message costs one sweep: about once a second, and after every reconnect, the records of all waiting
 jobs are read. The router is the write-ahead log of what it waits for: a job that Redis has forgotten is
-enqueued again under its id. A job whose client has left is cancelled.
+enqueued again under its id. A job whose client has left is cancelled, unless the client gave it an
+idempotency key: then it may come back for it. With each sweep the router says that it is there, because
+jobs that only it waits for are not started once it is gone.
 """
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from redis.asyncio import Redis
 
-from router.queues import Queues
-from shared.errors import JobExpired, QueueFull, QueueUnavailable
+from router.queues import REFUSALS, Queues
+from shared.errors import JobExpired, QueueUnavailable
 from shared.jobs import Job, JobId, JobRecord, job_base_tag
 from shared.queue.keys import DONE_PATTERN
+from shared.queue.queue import Enqueued, IdempotencyKey
 from shared.redis_client import translate_errors
 
 logger = logging.getLogger(__name__)
@@ -30,9 +35,13 @@ PAUSE_AFTER_FAILURE = 0.3
 LAST_CANCELS_SECONDS = 1.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
+    """A caller who waits. `followed` is the job whose end it gets: its own, or its key's earlier one."""
+
     job: Job
+    idempotency: IdempotencyKey | None
+    followed: JobId
     ended: "asyncio.Future[JobRecord]"
     admitted: bool = False
 
@@ -58,7 +67,8 @@ class JobWaiter:
         self._sweep_every = sweep_every
         self._patience = patience
         self._clock = clock
-        self._waiting: dict[JobId, _Waiting] = {}
+        self._router = secrets.token_hex(8)
+        self._waiting: dict[JobId, list[_Waiting]] = {}
         self._abandoned: dict[JobId, float] = {}
         self._hinted: set[JobId] = set()
         self._look = asyncio.Event()
@@ -88,41 +98,60 @@ class JobWaiter:
         except TimeoutError:
             logger.warning("jobs left uncancelled", extra={"action": "abandon", "jobs": len(self._abandoned)})
 
-    async def run(self, job: Job, workers: int) -> JobRecord:
+    async def run(self, job: Job, workers: int, idempotency: IdempotencyKey | None = None) -> JobRecord:
         """Enqueue the job and return its record once it has ended.
 
-        If the caller is cancelled, so is the job.
+        With an idempotency key that is known, the record is that of the key's job. If the caller is
+        cancelled, so is a job without a key.
 
         Raises:
-            QueueFull: as many jobs wait as may wait.
+            QueueFull, AdapterRejected, NoPoolForBase, InvalidRequest: as `Queues.admit`.
             QueueUnavailable: Redis does not answer, or has not for longer than a wait survives.
             JobExpired: the job's time is over.
         """
-        waiting = _Waiting(job, asyncio.get_running_loop().create_future())
-        self._waiting[job.id] = waiting
+        waiting = _Waiting(job, idempotency, job.id, asyncio.get_running_loop().create_future())
+        self._waiting[job.id] = [waiting]
         try:
             async with asyncio.timeout(job.timeout):
-                await self._queues.admit(job, workers)
-                waiting.admitted, self._last_contact = True, self._clock()
+                followed = await self._queues.admit(
+                    job, workers, idempotency, router="" if idempotency else self._router
+                )
+                self._last_contact = self._clock()
+                self._follow(waiting, followed)
                 return await waiting.ended
         except TimeoutError as error:
-            self.abandon(job)
-            raise JobExpired(f"no image within {job.timeout:g} s; the job was cancelled") from error
-        except QueueFull:
+            self.abandon(job, idempotency)
+            raise JobExpired(f"no image within {job.timeout:g} s") from error
+        except REFUSALS:
             raise
         except BaseException:  # whatever else it was, the job may be on the queue by now
-            self.abandon(job)
+            self.abandon(job, idempotency)
             raise
         finally:
-            del self._waiting[job.id]
+            self._leave(waiting)
 
-    def abandon(self, job: Job) -> None:
-        """Have a job that nobody will ask for cancelled as soon as Redis answers.
+    def abandon(self, job: Job, idempotency: IdempotencyKey | None = None) -> None:
+        """Have a job that nobody will ask for cancelled as soon as Redis answers; keep one that has a key.
 
         It need not have come to the queue. After its time it is left alone: nobody would run it anyway.
         """
-        self._abandoned[job.id] = self._clock() + job.timeout
-        self._look.set()
+        if idempotency is None:
+            self._abandoned[job.id] = self._clock() + job.timeout
+            self._look.set()
+
+    def _follow(self, waiting: _Waiting, job: JobId) -> None:
+        waiting.admitted = True
+        if job != waiting.followed:
+            self._leave(waiting)
+            waiting.followed = job
+            self._waiting.setdefault(job, []).append(waiting)
+            self._hint(job)  # it may have ended long ago
+
+    def _leave(self, waiting: _Waiting) -> None:
+        others = self._waiting[waiting.followed]
+        others.remove(waiting)
+        if not others:
+            del self._waiting[waiting.followed]
 
     async def _listen(self) -> None:
         with translate_errors():
@@ -152,9 +181,18 @@ class JobWaiter:
         self._hinted.clear()
         if self._clock() >= self._next_sweep:
             self._next_sweep = self._clock() + self._sweep_every
-            hinted |= {job for job, waiting in self._waiting.items() if waiting.admitted}
+            hinted |= {job for job, callers in self._waiting.items() if callers[0].admitted}
+            await self._attend()
         await self._read(hinted)
         await self._cancel_abandoned()
+
+    async def _attend(self) -> None:
+        tags = {job_base_tag(job) for job in self._waiting}
+        await asyncio.gather(*(self._attend_base(tag) for tag in tags))
+
+    async def _attend_base(self, tag: str) -> None:
+        with suppress(QueueUnavailable):  # the next sweep tries again
+            await self._queues.of_tag(tag).attend(self._router)
 
     async def _read(self, jobs: Iterable[JobId]) -> None:
         by_base: defaultdict[str, list[JobId]] = defaultdict(list)
@@ -173,21 +211,28 @@ class JobWaiter:
                 self._give_up(jobs, error)
 
     async def _settle(self, job: JobId, record: JobRecord | None) -> None:
-        waiting = self._waiting.get(job)
-        if waiting is None or waiting.ended.done():
-            return
-        if record is not None:
-            if record.status.is_end:
-                waiting.ended.set_result(record)
-        elif waiting.admitted:
-            logger.warning("job forgotten by Redis", extra={"action": "enqueue_again", "job": job})
-            await self._queues.of_job(job).enqueue(waiting.job)
+        for waiting in self._still_waiting(job):
+            if record is not None:
+                if record.status.is_end:
+                    waiting.ended.set_result(record)
+            elif waiting.admitted:
+                logger.warning("job forgotten by Redis", extra={"action": "enqueue_again", "job": job})
+                await self._enqueue_again(waiting)
+
+    async def _enqueue_again(self, waiting: _Waiting) -> None:
+        key = waiting.idempotency
+        admission = await self._queues.of_job(waiting.job.id).enqueue(
+            waiting.job, key, "" if key else self._router
+        )
+        if admission.outcome in {Enqueued.ADDED, Enqueued.KNOWN} and not waiting.ended.done():
+            self._follow(waiting, admission.job)
+
+    def _still_waiting(self, job: JobId) -> list[_Waiting]:
+        return [waiting for waiting in self._waiting.get(job, ()) if not waiting.ended.done()]
 
     def _give_up(self, jobs: list[JobId], error: QueueUnavailable) -> None:
-        for job in jobs:
-            waiting = self._waiting.get(job)
-            if waiting is not None and not waiting.ended.done():
-                waiting.ended.set_exception(QueueUnavailable(error.message))
+        for waiting in (waiting for job in jobs for waiting in self._still_waiting(job)):
+            waiting.ended.set_exception(QueueUnavailable(error.message))
 
     async def _cancel_abandoned(self) -> None:
         for job, until in tuple(self._abandoned.items()):

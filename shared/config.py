@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from shared.errors import InvalidRequest
+from shared.redis_address import parse_address
 from shared.refs import RepoId, parse_repo_id
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
@@ -142,9 +143,10 @@ def _common(environ: Mapping[str, str]) -> CommonConfig:
 
 def _redis_url(environ: Mapping[str, str]) -> str:
     url = environ.get("REDIS_URL", DEFAULT_REDIS_URL)
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        # without its value, which may hold a password
-        raise ConfigError("REDIS_URL: has to begin with redis://, rediss:// or unix://")
+    try:
+        parse_address(url)
+    except ValueError as error:
+        raise ConfigError(f"REDIS_URL: {error}") from error  # without its value, which may hold a password
     return url
 
 

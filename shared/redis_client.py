@@ -2,20 +2,27 @@
 
 The library's defaults re-send a command whose reply was lost, up to ten times; a queue must not. Every
 script here is idempotent, so the command pool retries once on a broken connection and no more.
+
+Whatever the address names, the client is used as one of a single server. That of a cluster is no `Redis`
+by its class: it has the same commands, and sends each to the node that its key belongs to.
 """
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self, cast
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode, ClusterPipeline, ClusterPubSub
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from shared.errors import QueueUnavailable
+from shared.redis_address import ManyServers, OneServer, Watched, parse_address
 
 CONNECT_SECONDS = 0.8
 """Not tried again: below the second that a caller waits for an unreachable server."""
@@ -25,6 +32,9 @@ HEALTH_CHECK_SECONDS = 15.0
 CONNECTIONS = 64
 """Per pool; more callers than that wait for a free one."""
 
+NODE_CONNECTIONS = 1024
+"""Per node of a cluster, where redis-py refuses more callers than that instead of letting them wait."""
+
 UNAVAILABLE = (
     exceptions.ConnectionError,  # also: loading its data, wrong password, no free connection
     exceptions.TimeoutError,
@@ -33,6 +43,8 @@ UNAVAILABLE = (
     exceptions.NoPermissionError,
     exceptions.MasterDownError,
     exceptions.ClusterDownError,
+    exceptions.RedisClusterException,  # no node answers
+    exceptions.ClusterError,  # one does, and knows no better than to ask again
 )
 
 UNAVAILABLE_REPLIES = re.compile(r"\b(UNBLOCKED|NOREPLICAS|MISCONF|BUSY)\b")
@@ -62,7 +74,7 @@ def translate_errors() -> Iterator[None]:
     """
     try:
         yield
-    except exceptions.RedisError as error:
+    except (exceptions.RedisError, exceptions.RedisClusterException) as error:
         if isinstance(error, UNAVAILABLE) or UNAVAILABLE_REPLIES.search(str(error)):
             # The cause names the server, which is for the log; the message is for the caller.
             raise QueueUnavailable("the queue does not answer; try again in a moment") from error
@@ -71,20 +83,112 @@ def translate_errors() -> Iterator[None]:
 
 def one_round_trip(redis: Redis) -> Any:  # noqa: ANN401 - the library types queued commands as awaitable
     """Return a pipeline whose commands are sent together by `execute`, and are no transaction."""
+    client: object = redis
+    if isinstance(client, RedisCluster):
+        return _ClusterRoundTrip(client)  # type: ignore[abstract]
     return redis.pipeline(transaction=False)
 
 
+class _ClusterRoundTrip(ClusterPipeline):
+    """One round trip to each node concerned. redis-py leaves TIME out, because it has no key."""
+
+    def time(self, **_options: Any) -> Any:  # noqa: ANN401 - as in `one_round_trip`
+        return self.execute_command("TIME", target_nodes=self.cluster_client.get_default_node())
+
+
+class _Cluster(RedisCluster):
+    """A client of a cluster that, as that of one server does, connects with its first command."""
+
+    async def __aenter__(self) -> Self:
+        await self._increment_usage()
+        return self
+
+    def pubsub(self, *_node: Any, **options: Any) -> ClusterPubSub:  # noqa: ANN401
+        return _ClusterSubscription(self, **options)
+
+
+class _ClusterSubscription(ClusterPubSub):
+    """A subscription at one node: what is published at any goes to all."""
+
+    async def execute_command(self, *words: Any, **options: Any) -> Any:  # noqa: ANN401
+        _ = await self.cluster.initialize()
+        return await super().execute_command(*words, **options)
+
+
+class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Connections to the primary that the Sentinels name; more callers than connections wait."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:  # the end; without them, the primary is another one
+            await self.sentinel_manager.aclose()
+
+
 def _client(url: str, *, reply: float | None, retries: int) -> Redis:
-    pool = BlockingConnectionPool.from_url(
-        url,
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": reply,
+        "health_check_interval": HEALTH_CHECK_SECONDS,
+        # not on a time-out: what runs long for the server would only run again
+        "retry": _retry(retries),
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        "decode_responses": False,
+    }
+    match parse_address(url):
+        case OneServer(url=url):
+            pool = BlockingConnectionPool.from_url(
+                url, max_connections=CONNECTIONS, timeout=REPLY_SECONDS, **options
+            )
+            return Redis.from_pool(pool)
+        case Watched() as address:
+            return Redis.from_pool(_sentinel_pool(address, options))
+        case ManyServers() as address:
+            return _cluster(address, options)
+
+
+def _sentinel_pool(address: Watched, options: dict[str, Any]) -> _SentinelPool:
+    servers, tls = _of_servers(address.url)
+    sentinels: dict[str, Any] = dict(address.sentinel_options)
+    if tls:  # one authority signs for all
+        sentinels |= {"ssl": True} | {name: servers[name] for name in servers if name.startswith("ssl_")}
+    manager = Sentinel(  # type: ignore[no-untyped-call]
+        address.sentinels,
+        sentinel_kwargs={
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "socket_timeout": CONNECT_SECONDS,
+            "retry": _retry(0),
+            **sentinels,
+        },
+    )
+    return _SentinelPool(  # type: ignore[no-untyped-call]
+        address.service,
+        manager,
+        ssl=tls,
         max_connections=CONNECTIONS,
         timeout=REPLY_SECONDS,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=reply,
-        health_check_interval=HEALTH_CHECK_SECONDS,
-        # not on a time-out: what runs long for the server would only run again
-        retry=Retry(NoBackoff(), retries, supported_errors=(exceptions.ConnectionError,)),
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        decode_responses=False,
+        **options,
+        **servers,
     )
-    return Redis.from_pool(pool)
+
+
+def _cluster(address: ManyServers, options: dict[str, Any]) -> Redis:
+    servers, tls = _of_servers(address.url)
+    cluster = _Cluster(
+        startup_nodes=[ClusterNode(host, port) for host, port in address.nodes],
+        max_connections=NODE_CONNECTIONS,
+        ssl=tls,
+        **options,
+        **servers,
+    )
+    return cast("Redis", cluster)
+
+
+def _of_servers(url: str) -> tuple[dict[str, Any], bool]:
+    """Return the options of an address that names its hosts apart, and whether it asks for TLS."""
+    options: dict[str, Any] = dict(parse_url(url))
+    del options["host"]
+    return options, options.pop("connection_class", None) is SSLConnection
+
+
+def _retry(retries: int) -> Retry:
+    return Retry(NoBackoff(), retries, supported_errors=(exceptions.ConnectionError,))

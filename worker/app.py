@@ -8,13 +8,14 @@ import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from redis.asyncio import Redis
 
 from shared.config import WorkerConfig
+from shared.errors import QueueUnavailable
 from shared.jobs import GenerationParams, WorkerId
 from shared.logs import log_context
 from shared.pools import WorkerInfo
@@ -23,6 +24,7 @@ from shared.redis_client import blocking_client, command_client, pubsub_client
 from shared.refs import base_tag
 from shared.results import ResultStore
 from shared.sealing import Sealer
+from shared.server_check import WORKER_COMMANDS, WrongServer, check_server, log_unchecked
 from worker.adapter_store import AdapterStore
 from worker.engine.contract import Adapter, BaseDamaged, Engine
 from worker.executor import JobExecutor
@@ -44,6 +46,8 @@ BuildEngine = Callable[[Callable[[str], None]], Engine[A]]
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FETCH_THREADS = 4
+SERVER_PAUSE = 1.0
+"""Seconds between attempts to reach Redis at the start."""
 WARM_UP = GenerationParams(prompt="warm-up", steps=2, seed=0)
 
 logger = logging.getLogger(__name__)
@@ -99,6 +103,8 @@ class WorkerApp(Generic[A]):
                 )
                 return ExitCode.BAD_CONFIG
             logger.info("probes listen", extra={"action": "probes_listening", "port": port})
+            if not await self._server_is_good():
+                return ExitCode.STOPPED if self._stopped.is_set() else ExitCode.BAD_CONFIG
             try:
                 engine = await self._load()
             except Exception as error:
@@ -107,6 +113,31 @@ class WorkerApp(Generic[A]):
                 )
                 return ExitCode.BASE_NOT_LOADED
             return ExitCode.STOPPED if engine is None else await self._serve(engine, stack)
+
+    async def _server_is_good(self) -> bool:
+        """Wait for Redis and look whether it can hold the queue, before minutes are spent on the base.
+
+        False: it cannot, or the process is told to stop.
+        """
+        self._set_stage("waiting for Redis")
+        async with command_client(self._config.common.redis_url) as redis:
+            while not self._stopped.is_set():
+                try:
+                    log_unchecked(await check_server(redis, WORKER_COMMANDS))
+                except WrongServer as error:
+                    logger.error(  # noqa: TRY400 - the text says it all
+                        "Redis cannot hold the queue: %s", error.message, extra={"action": "server_wrong"}
+                    )
+                    return False
+                except QueueUnavailable as error:
+                    cause = str(error.__cause__)
+                    logger.warning("Redis is waited for", extra={"action": "server_waits", "cause": cause})
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(SERVER_PAUSE):
+                            await self._stopped.wait()
+                else:
+                    return True
+        return False
 
     async def _load(self) -> Engine[A] | None:
         """Load the base and draw a first image off the event loop; None when told to stop meanwhile."""

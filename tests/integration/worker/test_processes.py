@@ -245,7 +245,7 @@ async def test_a_worker_that_starts_before_redis_waits_for_it(
 ) -> None:
     await server.kill()
     worker = start_process()
-    await said(worker, "claim_waits")
+    await said(worker, "server_waits")
     await server.start()
 
     async with command_client(server.url) as client:
@@ -260,7 +260,7 @@ async def test_a_worker_told_to_stop_without_redis_ends_all_the_same(
 ) -> None:
     await server.kill()
     worker = start_process()
-    await said(worker, "claim_waits")
+    await said(worker, "server_waits")
     worker.signal(signal.SIGTERM)
 
     assert await worker.exit_code() == ExitCode.STOPPED
@@ -295,3 +295,21 @@ def test_a_variable_that_cannot_be_used_ends_the_process_and_is_named() -> None:
 
     assert ended.returncode == ExitCode.BAD_CONFIG
     assert "WARMBASE_DRAIN='soon'" in ended.stderr
+
+
+def test_a_worker_does_not_load_its_base_for_a_server_that_evicts(
+    redis_url: str, start_process: StartProcess
+) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("maxmemory", "500mb")
+        client.config_set("maxmemory-policy", "volatile-lru")
+        try:
+            worker = start_process()
+            assert worker.process.wait(PATIENCE) == ExitCode.BAD_CONFIG
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", "0")
+    text = worker.log.read_text()
+    assert "server_wrong" in text
+    assert "set it to noeviction" in text
+    assert "warming up" not in text

@@ -15,14 +15,15 @@ class Queue:
         self.reached = asyncio.Event()
         self.abandoned = []
 
-    async def admit(self, _job, _workers):
+    async def admit(self, job, _workers, _idempotency):
         await self._do("admit")
+        return job.id
 
     async def record(self, job):
         await self._do("record")
         return a_record(id=job)
 
-    def abandon(self, job):
+    def abandon(self, job, _idempotency):
         self.abandoned.append(job)
 
     async def _do(self, step):

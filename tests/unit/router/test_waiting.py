@@ -6,6 +6,7 @@ import pytest
 from router.waiting import JobWaiter
 from shared.errors import JobExpired, QueueFull, QueueUnavailable
 from shared.jobs import JobStatus
+from shared.queue.queue import Admission, Enqueued, IdempotencyKey
 from tests.builders import a_job, a_record
 
 
@@ -15,6 +16,7 @@ class Server:
     def __init__(self):
         self.records_by_id = {}
         self.enqueued, self.cancelled, self.heard = [], [], asyncio.Queue()
+        self.keys, self.attending = {}, []
         self.full = self.down = False
         self.lost_reply = None
         self.uncancellable = None
@@ -25,17 +27,29 @@ class Server:
 
     of_job = of_tag
 
-    async def admit(self, job, _workers):
+    async def admit(self, job, _workers, idempotency=None, router=""):
         if self.full:
             raise QueueFull("full", 3.0)
-        await self.enqueue(job)
+        admission = await self.enqueue(job, idempotency, router)
         if self.lost_reply:
             raise self.lost_reply
+        return admission.job
 
-    async def enqueue(self, job):
+    async def enqueue(self, job, idempotency, router):
         self._answer()
-        self.enqueued.append(job.id)
-        self.records_by_id.setdefault(job.id, a_record(id=job.id))
+        assert bool(router) is (idempotency is None)
+        known = self.keys.get(idempotency, job.id)
+        self.enqueued.append(known)
+        if known in self.records_by_id:
+            return Admission(outcome=Enqueued.KNOWN, job=known, seconds=0.0)
+        if idempotency:
+            self.keys[idempotency] = job.id
+        self.records_by_id[job.id] = a_record(id=job.id)
+        return Admission(outcome=Enqueued.ADDED, job=job.id, seconds=0.0)
+
+    async def attend(self, router):
+        self._answer()
+        self.attending.append(router)
 
     async def records(self, jobs):
         self._answer()
@@ -187,3 +201,60 @@ async def test_a_job_that_cannot_be_cancelled_keeps_neither_the_others_nor_the_e
     (said,) = (record for record in caplog.records if record.message == "job left uncancelled")
     assert server.cancelled == [other.id]
     assert said.job == stuck.id
+
+
+A_KEY = IdempotencyKey(key="a", request="r")
+
+
+async def test_all_who_give_the_same_key_get_the_end_of_one_job(server):
+    jobs = [a_job() for _ in range(5)]
+    async with JobWaiter(server, server, sweep_every=3600.0, clock=lambda: server.now) as waiter:
+        waits = [asyncio.create_task(waiter.run(job, 1, A_KEY)) for job in jobs]
+        while len(server.enqueued) < len(jobs):  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+        server.end(jobs[0])
+        records = await asyncio.gather(*waits)
+    assert {record.id for record in records} == {jobs[0].id}
+
+
+async def test_an_end_from_before_the_key_came_again_is_answered_at_once(server):
+    first, second = a_job(), a_job()
+    server.keys[A_KEY] = first.id
+    server.end(first, say=False)
+    async with JobWaiter(server, server, sweep_every=3600.0, clock=lambda: server.now) as waiter:
+        record = await waiter.run(second, 1, A_KEY)
+    assert record.id == first.id
+
+
+async def test_a_job_with_a_key_outlives_its_client(server):
+    async with JobWaiter(server, server, sweep_every=3600.0, clock=lambda: server.now) as waiter:
+        wait = asyncio.create_task(waiter.run(a_job(), 1, A_KEY))
+        while not server.enqueued:  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+        wait.cancel()
+        await asyncio.gather(wait, return_exceptions=True)
+    assert server.cancelled == []
+
+
+async def test_those_who_share_a_job_share_it_again_after_redis_forgot_it(server):
+    jobs = [a_job(), a_job()]
+    async with JobWaiter(server, server, sweep_every=0.0, clock=lambda: server.now) as waiter:
+        waits = [asyncio.create_task(waiter.run(job, 1, A_KEY)) for job in jobs]
+        while len(server.enqueued) < len(jobs):  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+        server.records_by_id.clear()
+        server.keys.clear()
+        while not server.records_by_id:  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.02)
+        (known,) = [each for each in jobs if each.id in server.records_by_id]
+        server.end(known)
+        records = await asyncio.gather(*waits)
+    assert {record.id for record in records} == {known.id}
+
+
+async def test_a_sweep_says_that_the_router_is_there(server):
+    async with waiting_for(server, a_job(), sweep_every=0.0):
+        while len(server.attending) < 2:  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+    assert len(set(server.attending)) == 1
