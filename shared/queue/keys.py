@@ -21,7 +21,9 @@ a digest (`shared.refs.base_tag`), never text of a user.
 | `P:idempotency:DIGEST` | string | job of a client's key, digest of its request | `idempotency_ttl` |
 | `P:wake` | sorted set | one marker member: work is there | while jobs wait |
 | `P:worker:ID` | hash | the worker's last claim: token, job, fence | `claim_memory` after it |
-| `P:blob:NAME` | string | an image | the result store's `ttl` |
+| `P:blob:NAME` | string | an image | the result store's `ttl`, or until later ones need the room |
+| `P:blobs` | sorted set | size and key of an image -> when it expires | `ttl` after the last one |
+| `P:blob-bytes` | string | the sum of these sizes | `ttl` after the last one |
 | `P:routers` | sorted set | router -> until when it is there | entries leave with the next look at them |
 | `P:done`, `P:control` | channels | job ids: finished; cancelled | - |
 | `warmbase:pools` | sorted set | description of a live worker -> its expiry | entries leave on expiry |
@@ -33,6 +35,9 @@ LAYOUT_VERSION = 2
 PREFIX = f"warmbase:{LAYOUT_VERSION}"
 
 POOLS = "warmbase:pools"
+ALL_BASES = "all"
+"""Stands for a tag where the images of all bases are counted together: in `P:blobs` and `P:blob-bytes`."""
+
 DONE_PATTERN = f"{PREFIX}:{{*}}:done"
 
 
@@ -55,6 +60,8 @@ class BaseKeys:
         self.tenants = f"{self.prefix}:tenants"
         self.overtakers = f"{self.prefix}:overtakers"
         self.routers = f"{self.prefix}:routers"
+        self.blobs = f"{self.prefix}:blobs"
+        self.blob_bytes = f"{self.prefix}:blob-bytes"
 
     def of_queue(self) -> list[str]:
         """What every script of the queue declares, in the order of `lua/record.lua`."""

@@ -59,7 +59,7 @@ class QueueSettings:
         max_attempts: claims a job gets when it fails for a reason that may pass.
         max_waiting: waiting jobs before enqueue refuses.
         max_waiting_per_tenant: those of one tenant.
-        slack: work by which a job may be passed for one whose adapters a worker holds.
+        slack: work by which a job may be passed for one whose adapters a worker holds, in average jobs.
         max_overtakes: how often it may be passed.
         max_age: waiting after which it is not passed any more.
         max_adapter_crashes: workers that may die with the same adapters before these are refused.
@@ -77,7 +77,7 @@ class QueueSettings:
     max_attempts: int = 3
     max_waiting: int = 1000
     max_waiting_per_tenant: int = 1000
-    slack: float = 30.0
+    slack: float = 64.0
     max_overtakes: int = 16
     max_age: float = 60.0
     max_adapter_crashes: int = 3
@@ -268,7 +268,7 @@ class JobQueue:
             MOST_IN_ONE_CALL,
             count,
             MOST_HINTS,
-            round(settings.slack * 1_000_000),
+            settings.slack,
             settings.max_overtakes,
             settings.max_age,
             settings.max_adapter_crashes,

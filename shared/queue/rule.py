@@ -1,11 +1,14 @@
 """Which waiting job a worker gets: the rule as a pure function. `lua/claim.lua` does the same on the server.
 
 Within a priority, jobs stand in the order of their scores: weighted fair tags, the virtual time at which a
-fair server would have finished them (start-time fair queueing, Goyal et al. 1996). A worker may pass the
-head for a job whose adapters it holds already, but only within three bounds: the passed work is at most
-`slack` seconds long, the head has been passed fewer than `max_overtakes` times, and it has not waited for
-`max_age`. A priority comes before all lower ones, except that one claim in `TURN` goes to a lower head that
-has waited for `max_age`: it neither starves, nor turns the order around when all are late.
+fair server would have finished them (start-time fair queueing, Goyal et al. 1996). Virtual time is counted
+in work, steps x pixels. A worker may pass the head for a job whose adapters it holds already, but only
+within three bounds: at most `slack` of work is passed, the head has been passed fewer than `max_overtakes`
+times, and it has not waited for `max_age`. What is in the weights saves a swap, what is in memory only a
+fetch: the latter may use up no more than half of the overtakes.
+
+A priority comes before all lower ones, except that one claim in `TURN` goes to a lower head that has waited
+for `max_age`: it neither starves, nor turns the order around when all are late.
 """
 
 from collections.abc import Sequence
@@ -19,12 +22,12 @@ class Bounds:
     """What affinity may cost the others.
 
     Attributes:
-        slack: microseconds of expected work by which a job may be passed.
+        slack: virtual time by which a job may be passed.
         max_overtakes: how often a waiting job may be passed.
         max_age: seconds of waiting after which it is not passed any more.
     """
 
-    slack: int
+    slack: float
     max_overtakes: int
     max_age: float
 
@@ -34,7 +37,7 @@ class Head:
     """The first job of one priority, and how it has fared.
 
     Attributes:
-        score: its place; microseconds of virtual time, above those of every higher priority.
+        score: its place; in virtual time, above those of every higher priority.
         waited: seconds.
         overtaken: claims that took a later job of this priority and may have passed it.
         hot: for each affinity that the worker holds, active first, the score of its first job of this
@@ -87,6 +90,7 @@ def _hot_within(head: Head, bounds: Bounds) -> int | None:
         (score, index)
         for index, score in enumerate(head.hot)
         if score is not None and score <= head.score + bounds.slack
+        if index == 0 or head.overtaken < bounds.max_overtakes / 2
     ]
     if not near:
         return None

@@ -1,6 +1,6 @@
 """What affinity saves, and what it costs those who are passed: the real queue under a standing backlog.
 
-    python tests/bench/affinity.py [--jobs 1500] [--seconds 2.0] [--swap 0.6] [--slack 30] [--service A]
+    python tests/bench/affinity.py [--jobs 1500] [--seconds 2.0] [--swap 0.6] [--slack 64] [--service A]
 
 Four workers keep 64 jobs waiting: a job is added for every one that is claimed. Queue, scripts and server are
 the real ones; the workers are simulated. Each has one adapter in its weights and the last 16 in memory, tells
@@ -74,7 +74,7 @@ NO_BOUNDS = Arm(
 
 
 def arms(slack: float) -> Sequence[Arm]:
-    """Return the arms, the reference first. Those with bounds may pass so many seconds of work."""
+    """Return the arms, the reference first. Those with bounds may pass the work of so many average jobs."""
     bounded = replace(PATIENT, slack=slack)
     return (
         FIRST_COME,
@@ -210,7 +210,7 @@ async def measure(
     redis_url: str, services: Sequence[Service], costs: Costs, slack: float, count: int
 ) -> None:
     """Run all arms on all workloads and print the table."""
-    print(f"{count} jobs in each arm, {costs.job} s each and {costs.swap} s for a swap; slack {slack} s")
+    print(f"{count} jobs in each arm, {costs.job} s each and {costs.swap} s for a swap; slack {slack:g} jobs")
     print(f"{'':42}{'swaps':>7}{'':>7}{'loads':>7}{'most':>10}{'longest wait':>14}{'p99 wait':>10}")
     print(f"{'':42}{'per job':>7}{'ratio':>7}{'per job':>9}{'passed':>8}{'in jobs':>14}{'ratio':>10}")
     async with command_client(redis_url) as redis:
@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1500, help="jobs of each arm and workload")
     parser.add_argument("--seconds", type=float, default=2.0, help="virtual seconds of a job")
     parser.add_argument("--swap", type=float, default=0.6, help="virtual seconds of a swap")
-    parser.add_argument("--slack", type=float, default=PATIENT.slack, help="seconds of work to pass at most")
+    parser.add_argument("--slack", type=float, default=PATIENT.slack, help="average jobs whose work may be passed")
     parser.add_argument("--service", type=Service, choices=list(Service), help="one of the two services")
     given = parser.parse_args()
     services = [given.service] if given.service else list(Service)

@@ -4,7 +4,7 @@
 -- KEYS  19 worker: the last claim of this worker
 -- ARGV  1 worker id  2 claim token  3 lease seconds  4 seconds to remember the claim
 --       5 record ttl  6 the encoded error of an expired job  7 most jobs to end or to promote in one call
---       8 most jobs to claim  9 most hints  10 slack in microseconds  11 most overtakes  12 oldest age passed
+--       8 most jobs to claim  9 most hints  10 slack in average jobs  11 most overtakes  12 oldest age passed
 --       13 workers that may die with the same adapters  14 the encoded error of a job in quarantine
 --       15 one claim in how many is a lower priority's, then the worker's affinities, the active one first
 -- Returns {{job id, encoded job, sealed token, fence, attempt} for each, {encoded job that comes soon, ...},
@@ -13,7 +13,7 @@
 local LAST = KEYS[19]
 local worker, token, lease, memory, ttl, expired, bound = unpack(ARGV, 1, 7)
 local count, most_hints, slack, most_overtakes, max_age = tonumber(ARGV[8]), tonumber(ARGV[9]),
-  tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+  ARGV[10] * average_load(), tonumber(ARGV[11]), tonumber(ARGV[12])
 local most_crashes, quarantined, turn, FIRST_HOT = tonumber(ARGV[13]), ARGV[14], tonumber(ARGV[15]), 16
 local now = server_time()
 
@@ -62,9 +62,11 @@ local function within(head)
   local low, high = span(head.priority)
   redis.call('ZREMRANGEBYSCORE', OVERTAKERS, low, '(' .. digits(head.score))
   if head.waited > max_age then return head end
-  if redis.call('ZCOUNT', OVERTAKERS, '(' .. digits(head.score), high) >= most_overtakes then return head end
+  local overtaken = redis.call('ZCOUNT', OVERTAKERS, '(' .. digits(head.score), high)
+  if overtaken >= most_overtakes then return head end
   local best
   for i = FIRST_HOT, #ARGV do
+    if i > FIRST_HOT and overtaken >= most_overtakes / 2 then break end
     local hot = first(ADAPTER .. ARGV[i], head.priority)
     if hot and hot.score <= head.score + slack then
       if i == FIRST_HOT then return hot end

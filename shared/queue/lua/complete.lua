@@ -15,6 +15,7 @@ end
 local state = settle('complete', id, worker, fence)
 if state == 'held' and not finish_if_cancelled(id, ttl) then
   learn('mean', tonumber(seconds))
+  learn('work', tonumber(work))
   learn('pace', seconds / work)
   redis.call('DEL', CRASHES .. redis.call('HGET', JOB .. id, 'affinity'))
   finish(id, ttl, 'succeeded', 'result', result)

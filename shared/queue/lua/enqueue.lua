@@ -39,14 +39,17 @@ end_overdue(now, bound, ttl, expired)
 if redis.call('ZCARD', DEADLINES) >= most then return answer('full') end
 if tonumber(redis.call('HGET', TENANTS, tenant) or 0) >= most_of_tenant then return answer('tenant_full') end
 
--- What it will cost: the measured pace, or what the average job takes, or a second before anything is known.
+-- Its share is counted in work, which is known at once and never revised: what tenants are promised does not
+-- depend on what was measured when. How long that takes is an estimate: from the measured pace, or what the
+-- average job takes, or a second before anything is known.
+local load = work > 0 and work / UNIT or average_load()
 local pace, mean = meta('pace'), meta('mean')
 local seconds = work > 0 and pace > 0 and work * pace or (mean > 0 and mean or 1)
 local cost = math.max(1, math.ceil(seconds * 1000000))
 
 redis.call('HSET', JOB .. id,
   'status', 'queued', 'job', job, 'tenant', tenant, 'priority', priority, 'weight', weight,
-  'affinity', affinity, 'work', work, 'cost', digits(cost), 'place', next_place(priority, tenant, cost, weight),
+  'affinity', affinity, 'cost', digits(cost), 'load', load, 'place', next_place(priority, tenant, load, weight),
   'enqueued_at', now, 'timeout', timeout, 'deadline', now + timeout, 'attempts', 0, 'crashes', 0)
 if token ~= '' then redis.call('HSET', JOB .. id, 'token', token) end
 if router ~= '' then

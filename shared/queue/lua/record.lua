@@ -13,8 +13,12 @@ local READY, AGE, ACTIVE, META, WAKE, JOB, DONE, CONTROL, DEADLINES, DELAYED, DE
   OVERTAKERS, ADAPTER, CRASHES, IDEMPOTENCY, ROUTERS = unpack(KEYS)
 
 local PRIORITIES = 3
--- Scores of one priority: 2^50 microseconds of virtual time, 35 years. Doubles are exact up to 2^53.
+-- Scores of one priority: 2^50 units of virtual time, some 10^10 images. Doubles are exact up to 2^53.
 local SPAN = 2 ^ 50
+-- Steps x pixels in one unit of virtual time.
+local UNIT = 1000
+-- What an average job is taken for before one has ended: 30 steps of 512 x 512.
+local FIRST_WORK = 30 * 512 * 512
 -- The part of a new measurement in a moving average.
 local NOVELTY = 0.1
 
@@ -31,6 +35,12 @@ end
 
 local function meta(field)
   return tonumber(redis.call('HGET', META, field) or 0)
+end
+
+-- The work of an average job, in units of virtual time.
+local function average_load()
+  local work = meta('work')
+  return (work > 0 and work or FIRST_WORK) / UNIT
 end
 
 -- Whether this very attempt runs the job.
@@ -161,10 +171,10 @@ local function virtual_time(priority)
 end
 
 -- The next score of a tenant within a priority: behind its other jobs, and behind what was served.
-local function next_place(priority, tenant, cost, weight)
+local function next_place(priority, tenant, load, weight)
   local name = priority .. ':' .. tenant
   local before = tonumber(redis.call('ZSCORE', TAGS, name) or 0)
-  local place = math.max(virtual_time(priority), before) + math.max(1, math.ceil(cost / weight))
+  local place = math.max(virtual_time(priority), before) + math.max(1, math.ceil(load / weight))
   redis.call('ZADD', TAGS, digits(place), name)
   return digits(place)
 end

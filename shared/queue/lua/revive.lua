@@ -7,7 +7,7 @@
 local id = ARGV[1]
 
 if redis.call('ZREM', DEAD, id) == 0 or redis.call('EXISTS', JOB .. id) == 0 then return 0 end
-local job = redis.call('HMGET', JOB .. id, 'priority', 'tenant', 'cost', 'weight', 'timeout', 'affinity')
+local job = redis.call('HMGET', JOB .. id, 'priority', 'tenant', 'load', 'weight', 'timeout', 'affinity')
 local now = server_time()
 redis.call('DEL', CRASHES .. job[6])
 redis.call('HSET', JOB .. id, 'status', 'queued', 'enqueued_at', now, 'deadline', now + job[5],

@@ -57,11 +57,12 @@ SETTINGS = QueueSettings(
     max_attempts=3,
     max_crashes=2,
     max_adapter_crashes=3,
-    slack=6.0,
-    max_overtakes=2,
+    slack=3.0,
+    max_overtakes=3,
     max_age=1000.0,
 )
-BOUNDS = Bounds(slack=6_000_000, max_overtakes=2, max_age=1000.0)
+UNIT = 1000
+FIRST_WORK = 30 * 512 * 512
 SPAN = 2**50
 WORKERS = [WorkerId("worker-1"), WorkerId("worker-2"), WorkerId("worker-3")]
 ADAPTERS = [(), (an_adapter(),), (an_adapter(scale=0.5),), (an_adapter(weight_name="second.safetensors"),)]
@@ -76,6 +77,7 @@ class Modelled:
 
     job: Job
     cost: int
+    load: float
     place: int
     status: JobStatus = JobStatus.QUEUED
     attempts: int = 0
@@ -115,7 +117,7 @@ class QueueModel:
     def __init__(self) -> None:
         self.jobs: dict[str, Modelled] = {}
         self.mode = Mode.OPEN
-        self.mean = self.pace = 0.0
+        self.mean = self.pace = self.work = 0.0
         self.tags: dict[tuple[int, str], int] = {}
         self.virtual = [priority * SPAN for priority in range(len(PRIORITIES))]
         self.overtakers: list[int] = []
@@ -155,17 +157,31 @@ class QueueModel:
             return Enqueued.TENANT_FULL
         return None
 
-    def place(self, job: Job, cost: int) -> int:
+    @property
+    def average_load(self) -> float:
+        return (self.work or FIRST_WORK) / UNIT
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(
+            slack=SETTINGS.slack * self.average_load,
+            max_overtakes=SETTINGS.max_overtakes,
+            max_age=SETTINGS.max_age,
+        )
+
+    def place(self, job: Job, load: float) -> int:
         priority = PRIORITIES.index(job.priority)
         before = self.tags.get((priority, job.tenant), 0)
-        place = max(self.virtual[priority], before) + max(1, math.ceil(cost / job.weight))
+        place = max(self.virtual[priority], before) + max(1, math.ceil(load / job.weight))
         self.tags[priority, job.tenant] = place
         return place
 
     def add(self, job: Job, router: str) -> Modelled:
         seconds = job.work * self.pace if job.work and self.pace else self.mean or 1.0
         cost = max(1, math.ceil(seconds * 1_000_000))
-        self.jobs[job.id] = Modelled(job, cost=cost, place=self.place(job, cost), router=router)
+        load = job.work / UNIT if job.work else self.average_load
+        place = self.place(job, load)
+        self.jobs[job.id] = Modelled(job, cost=cost, load=load, place=place, router=router)
         self.routers |= {router}
         return self.jobs[job.id]
 
@@ -204,10 +220,10 @@ class QueueModel:
             for priority in range(len(PRIORITIES))
         ]
         heads = [None if first is None else self.head(first, hot) for first in firsts]
-        choice = choose(heads, self.passed, BOUNDS)
+        choice = choose(heads, self.passed, self.bounds)
         assert choice is not None
         lower = [head for head in heads if head][1:]
-        if any(is_owed_a_turn(head, BOUNDS) for head in lower):
+        if any(is_owed_a_turn(head, self.bounds) for head in lower):
             self.passed = 0 if self.passed >= TURN - 1 else self.passed + 1
         head = firsts[choice.priority]
         assert head is not None
@@ -252,6 +268,7 @@ class QueueModel:
 
     def learn(self, seconds: float, work: int) -> None:
         self.mean = self.mean + 0.1 * (seconds - self.mean) if self.mean else seconds
+        self.work = self.work + 0.1 * (work - self.work) if self.work else work
         pace = seconds / work
         self.pace = self.pace + 0.1 * (pace - self.pace) if self.pace else pace
 
@@ -450,7 +467,7 @@ class QueueMachine(RuleBasedStateMachine):
         known = self.model.jobs[job.id]
         assert self.run(self.queue.revive(job.id)) is known.dead
         if known.dead:
-            known.place = self.model.place(known.job, known.cost)
+            known.place = self.model.place(known.job, known.load)
             known.status = JobStatus.QUEUED
             known.dead = known.late = known.aged = False
             known.router = ""
