@@ -20,6 +20,7 @@ from shared.config import RouterConfig
 from shared.pools import BasePool, PoolDirectory
 from shared.queue.queue import QueueSettings
 from shared.redis_client import command_client, pubsub_client
+from shared.results.opening import open_results
 from shared.sealing import Sealer
 from shared.server_check import ROUTER_COMMANDS, check_server
 
@@ -57,10 +58,14 @@ def create_app(config: RouterConfig) -> web.Application:
 
 async def _redis(app: web.Application) -> AsyncIterator[None]:
     """The connections for commands and what stands on them."""
-    async with command_client(app[CONFIG].common.redis_url) as redis:
+    common, settings = app[CONFIG].common, QueueSettings()
+    images = open_results(
+        common.results_url or common.redis_url, ttl=settings.record_ttl, most_bytes=common.results_bytes
+    )
+    async with command_client(common.redis_url) as redis, images as results:
         app[REDIS] = redis
         app[POOLS] = PoolDirectory(redis)
-        app[QUEUES] = Queues(redis, QueueSettings(), app[METRICS])
+        app[QUEUES] = Queues(redis, settings, app[METRICS], results)
         async with ServerGuard(lambda: check_server(redis, ROUTER_COMMANDS)) as app[SERVER]:
             yield
 

@@ -37,9 +37,8 @@ async def generate(request: web.Request) -> web.Response:
             "Preference-Applied": "respond-async",
         }
         return web.json_response(job_view(begun), status=202, headers=headers)
-    record = await app[SUBMISSIONS].run(submission)
+    record, image = await app[SUBMISSIONS].draw(submission)
     result = drawn(record)
-    image = await app[QUEUES].image(record.id, result)
     headers = {
         **image_headers(record, result),
         "X-Warmbase-Commit": path_commit(submission.model, result),
@@ -66,7 +65,7 @@ async def job_image(request: web.Request) -> web.Response:
     queues = request.app[QUEUES]
     record = await queues.record(_job_id(request))
     result = drawn(record)
-    image = await queues.image(record.id, result)
+    image = await queues.image(result)
     return image_response(image, result, image_headers(record, result), as_json=False)
 
 

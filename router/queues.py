@@ -20,10 +20,7 @@ from shared.errors import (
 from shared.jobs import Job, JobId, JobRecord, JobResult, job_base_tag
 from shared.queue.queue import Admission, Enqueued, IdempotencyKey, JobQueue, QueueSettings
 from shared.refs import RepoId, base_tag
-from shared.results import ResultStore
-
-RESULT_TTL = 600
-"""Seconds that images are kept; here only for the store's constructor, the worker writes them."""
+from shared.results.store import ResultStore
 
 QUEUES_KEPT = 256
 SHORTEST_RETRY, LONGEST_RETRY = 1.0, 300.0
@@ -35,8 +32,8 @@ REFUSALS = (AdapterRejected, InvalidRequest, NoPoolForBase, QueueFull)
 class Queues:
     """The queues of all bases on one server."""
 
-    def __init__(self, redis: Redis, settings: QueueSettings, metrics: Metrics) -> None:
-        self._redis = redis
+    def __init__(self, redis: Redis, settings: QueueSettings, metrics: Metrics, results: ResultStore) -> None:
+        self._results = results
         self._metrics = metrics
         # Bounded, because the tag of a job id is a client's text.
         self.of_tag = lru_cache(QUEUES_KEPT)(lambda tag: JobQueue(redis, tag, settings))
@@ -88,15 +85,15 @@ class Queues:
         """
         return _known(await self.of_job(job).cancel(job))
 
-    async def image(self, job: JobId, result: JobResult) -> bytes:
+    async def image(self, result: JobResult) -> bytes:
         """Return the image of a job that succeeded, checked against its record.
 
         Raises:
-            ResultGone: its time is over.
+            ResultGone: its time is over, or it made room for later ones.
             WorkerFault: the bytes are not those that the worker wrote about.
             QueueUnavailable: Redis does not answer.
         """
-        image = await ResultStore(self._redis, job_base_tag(job), RESULT_TTL).get(result.blob)
+        image = await self._results.get(result.blob)
         if len(image) != result.size or hashlib.sha256(image).hexdigest() != result.digest:
             raise WorkerFault("the image is damaged: its bytes do not match the job's record")
         return image

@@ -1,10 +1,11 @@
 """The use case: from a checked request to a job on a base's queue, and to its end. Knows no web framework."""
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from router.base_aliases import current_id
@@ -13,16 +14,19 @@ from router.catalogue import Catalogue
 from router.classify import Classification, FullModel, LoraAdapter, Unsupported, classify
 from router.metrics import Metrics
 from router.placement import Placement, find_pool, place
+from router.problems import drawn
 from router.queues import REFUSALS, Queues
 from router.schemas import GenerationRequest
 from router.waiting import JobWaiter
 from shared.config import Limits
-from shared.errors import ErrorCode, InvalidRequest, RepoForbidden, WarmbaseError
+from shared.errors import ErrorCode, InvalidRequest, RepoForbidden, ResultGone, WarmbaseError
 from shared.jobs import Job, JobRecord, JobStatus, new_job_id
 from shared.pools import BasePool
 from shared.queue.queue import IdempotencyKey
 from shared.refs import RepoId, Revision
 from shared.sealing import Sealer
+
+logger = logging.getLogger(__name__)
 
 RANDOM_SEEDS = 2**32
 """Random seeds lie below this: people copy them, and JavaScript keeps them exact."""
@@ -142,6 +146,33 @@ class Submissions:
             if reason != ErrorCode.QUEUE_FULL:
                 self._metrics.job_finished(job, outcome, reason, time.monotonic() - begin)
         return record
+
+    async def draw(self, submission: Submission) -> tuple[JobRecord, bytes]:
+        """Run the job and return its record with its image.
+
+        An image that is gone before it could be read is drawn once more: under a new id, with the same seed,
+        in what is left of the request's time.
+
+        Raises:
+            EndedBadly: the job ended without an image.
+            WarmbaseError: as `run` and `Queues.image`.
+        """
+        begin = time.monotonic()
+        record = await self.run(submission)
+        result = drawn(record)
+        try:
+            return record, await self._queues.image(result)
+        except ResultGone:
+            left = submission.job.timeout - (time.monotonic() - begin)
+            if left <= 0:
+                raise
+        logger.warning("image gone before it was read", extra={"action": "run_again", "job": record.id})
+        job = submission.job
+        # of a key's job, which another request may have begun: its seed, and no second job under the key
+        params = replace(job.params, seed=result.seed)
+        again = replace(job, id=new_job_id(job.base), params=params, timeout=left)
+        record = await self.run(replace(submission, job=again, idempotency=None))
+        return record, await self._queues.image(drawn(record))
 
     async def inspect(
         self, repo: RepoId, revision: str | None, token: str | None

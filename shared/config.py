@@ -5,6 +5,7 @@ This is the only reader of environment variables. A bad value names its variable
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,6 +16,7 @@ from shared.refs import RepoId, parse_repo_id
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_HUB = "https://huggingface.co"
+DEFAULT_RESULTS_BYTES = 2 << 30
 
 T = TypeVar("T")
 
@@ -46,6 +48,8 @@ class CommonConfig:
         hub: address of the Hub.
         hub_token: the deployment's own token, for what the operator's bases need; never used for what a
             caller asks for.
+        results_url: where images are kept; None: in Redis, beside the queue.
+        results_bytes: what all images together may have.
     """
 
     redis_url: str
@@ -53,6 +57,8 @@ class CommonConfig:
     hub_token: str | None
     secret: str
     log_level: str
+    results_url: str | None = None
+    results_bytes: int = DEFAULT_RESULTS_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +144,8 @@ def _common(environ: Mapping[str, str]) -> CommonConfig:
         hub_token=environ.get("HF_TOKEN") or None,
         secret=environ.get("WARMBASE_SECRET", ""),
         log_level=_read(environ, "WARMBASE_LOG_LEVEL", "info", _one_of("debug", "info", "warning", "error")),
+        results_url=_results_url(environ),
+        results_bytes=_read(environ, "WARMBASE_RESULTS_BYTES", DEFAULT_RESULTS_BYTES, _count),
     )
 
 
@@ -147,6 +155,21 @@ def _redis_url(environ: Mapping[str, str]) -> str:
         parse_address(url)
     except ValueError as error:
         raise ConfigError(f"REDIS_URL: {error}") from error  # without its value, which may hold a password
+    return url
+
+
+def _results_url(environ: Mapping[str, str]) -> str | None:
+    url = environ.get("WARMBASE_RESULTS_URL")
+    if not url:
+        return None
+    if url.startswith("file:"):
+        if not re.fullmatch(r"file:///[^?#]+", url):
+            raise ConfigError("WARMBASE_RESULTS_URL: names a directory as file:///its/absolute/path")
+        return url
+    try:
+        parse_address(url)
+    except ValueError as error:
+        raise ConfigError(f"WARMBASE_RESULTS_URL: {error}; or with file:///") from error
     return url
 
 

@@ -22,7 +22,8 @@ from shared.pools import WorkerInfo
 from shared.queue.queue import JobQueue, QueueSettings
 from shared.redis_client import blocking_client, command_client, pubsub_client
 from shared.refs import base_tag
-from shared.results import ResultStore
+from shared.results.opening import open_results
+from shared.results.store import ResultStore
 from shared.sealing import Sealer
 from shared.server_check import WORKER_COMMANDS, WrongServer, check_server, log_unchecked
 from worker.adapter_store import AdapterStore
@@ -160,7 +161,13 @@ class WorkerApp(Generic[A]):
         jobs, pulse = RunningJobs(), Pulse()
         commands = await stack.enter_async_context(command_client(url))
         blocking = await stack.enter_async_context(blocking_client(url, IDLE_WAIT))
-        worker = self._worker(engine, commands, blocking, jobs, pulse)
+        common = self._config.common
+        results = await stack.enter_async_context(
+            open_results(
+                common.results_url or url, ttl=self._settings.record_ttl, most_bytes=common.results_bytes
+            )
+        )
+        worker = self._worker(engine, commands, blocking, jobs, pulse, results=results)
         heartbeat = Heartbeat(
             jobs=jobs,
             pulse=pulse,
@@ -192,13 +199,20 @@ class WorkerApp(Generic[A]):
         return ExitCode.STOPPED
 
     def _worker(
-        self, engine: Engine[A], commands: Redis, blocking: Redis, jobs: RunningJobs, pulse: Pulse
+        self,
+        engine: Engine[A],
+        commands: Redis,
+        blocking: Redis,
+        jobs: RunningJobs,
+        pulse: Pulse,
+        *,
+        results: ResultStore,
     ) -> Worker[A]:
         tag = base_tag(self._config.base)
         queue = JobQueue(commands, tag, self._settings)
         settlement = Settlement(
             queue=queue,
-            results=ResultStore(commands, tag, self._settings.record_ttl),
+            results=results,
             base_revision=engine.info.revision,
             threads=self._encoding,
         )

@@ -12,7 +12,7 @@ from typing import TypeVar
 from shared.errors import QueueUnavailable
 from shared.jobs import Job, JobResult, Timings
 from shared.queue.queue import JobQueue, LeaseState
-from shared.results import ResultStore
+from shared.results.store import ResultStore
 from worker.backoff import backoff, retry_delay
 from worker.executor import Drawn
 from worker.failures import CANCELLED, Failure, failure_of

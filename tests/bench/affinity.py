@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1500, help="jobs of each arm and workload")
     parser.add_argument("--seconds", type=float, default=2.0, help="virtual seconds of a job")
     parser.add_argument("--swap", type=float, default=0.6, help="virtual seconds of a swap")
-    parser.add_argument("--slack", type=float, default=PATIENT.slack, help="average jobs whose work may be passed")
+    parser.add_argument("--slack", type=float, default=PATIENT.slack, help="average jobs to pass at most")
     parser.add_argument("--service", type=Service, choices=list(Service), help="one of the two services")
     given = parser.parse_args()
     services = [given.service] if given.service else list(Service)

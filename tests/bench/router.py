@@ -33,7 +33,7 @@ from shared.pools import PoolDirectory
 from shared.queue.queue import JobQueue, QueueSettings
 from shared.redis_client import blocking_client, command_client
 from shared.refs import base_tag
-from shared.results import ResultStore
+from shared.results.redis_store import RedisResults
 from tests.builders import BASE, a_result, a_worker
 from tests.steps import claim_one
 
@@ -84,7 +84,7 @@ async def work_warmbase(redis_url: str) -> None:
     """Claim, store, complete: what a worker does, without the drawing."""
     redis, blocking = command_client(redis_url), blocking_client(redis_url, LONGEST_WAIT)
     queue, claims = JobQueue(redis, base_tag(BASE), QueueSettings()), 0
-    results, digest = ResultStore(redis, base_tag(BASE), 60), hashlib.sha256(IMAGE).hexdigest()
+    results, digest = RedisResults(redis, ttl=60, most_bytes=1 << 30), hashlib.sha256(IMAGE).hexdigest()
     while True:
         claims += 1
         lease = await claim_one(queue, WorkerId("null"), str(claims))

@@ -22,7 +22,7 @@ from shared.jobs import Job, JobError, Timings, WorkerId
 from shared.pools import PoolDirectory
 from shared.queue.queue import JobQueue, Lease, LeaseState, Progress, QueueSettings
 from shared.refs import base_tag
-from shared.results import ResultStore
+from shared.results.redis_store import RedisResults
 from tests.builders import BASE, a_result, a_worker
 from tests.fault_proxy import FaultProxy, Link
 from tests.steps import claim_one
@@ -130,7 +130,7 @@ class PixelWorker:
     def __init__(self, redis: Redis) -> None:
         self.info = a_worker()
         self.queue = JobQueue(redis, base_tag(BASE), QueueSettings())
-        self.results = ResultStore(redis, base_tag(BASE), 600)
+        self.results = RedisResults(redis, ttl=600, most_bytes=1 << 30)
         self.pools = PoolDirectory(redis)
         self.jobs: list[Job] = []
         self.error: JobError | None = None

@@ -10,6 +10,7 @@ from router.waiting import JobWaiter
 from shared.jobs import JobStatus
 from shared.queue.queue import QueueSettings
 from shared.redis_client import REPLY_SECONDS, pubsub_client
+from shared.results.redis_store import RedisResults
 from tests.builders import a_job
 from tests.integration.router.conftest import ADAPTER, eventually
 
@@ -123,7 +124,7 @@ async def test_a_subscription_that_is_killed_again_and_again_costs_no_more_than_
 
 
 async def test_a_subscription_that_fell_silent_costs_no_more_than_a_sweep(redis, queue, link):
-    queues = Queues(redis, QueueSettings(), Metrics())
+    queues = Queues(redis, QueueSettings(), Metrics(), RedisResults(redis, ttl=60, most_bytes=1 << 20))
     async with (
         pubsub_client(link.url) as subscriptions,
         JobWaiter(queues, subscriptions, sweep_every=SWEEP) as waiter,

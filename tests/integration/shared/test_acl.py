@@ -15,7 +15,7 @@ from shared.queue.keys import POOLS, BaseKeys
 from shared.queue.queue import IdempotencyKey, JobQueue, LeaseState, QueueSettings
 from shared.redis_client import blocking_client, command_client, pubsub_client
 from shared.refs import base_tag
-from shared.results import ResultStore
+from shared.results.redis_store import RedisResults
 from shared.server_check import ROUTER_COMMANDS, WORKER_COMMANDS, check_server
 from tests.builders import BASE, WORKER, a_job, a_result, a_worker, an_error, some_progress
 from tests.servers import Servers
@@ -65,7 +65,7 @@ async def test_the_check_is_content_and_checks_all(router, worker):
 
 
 async def test_both_do_all_their_work(urls, router, worker):
-    queues = Queues(router, SETTINGS, Metrics())
+    queues = Queues(router, SETTINGS, Metrics(), RedisResults(router, ttl=60, most_bytes=1 << 20))
     asks, works = queues.of_base(BASE), JobQueue(worker, TAG, SETTINGS)
     await PoolDirectory(worker).announce(a_worker(), 60.0)
     assert len(await PoolDirectory(router).live()) == 1
@@ -89,7 +89,7 @@ async def test_both_do_all_their_work(urls, router, worker):
                 leases[lease.job.id] = lease
         states = await works.heartbeat(WORKER, [some_progress(lease=lease) for lease in leases.values()])
         assert set(states.values()) == {LeaseState.HELD}
-        blob = await ResultStore(worker, TAG, 60).put(leases[drawn.id], b"an image")
+        blob = await RedisResults(worker, ttl=60, most_bytes=1 << 20).put(leases[drawn.id], b"an image")
         assert await works.complete(leases[drawn.id], a_result(blob=blob))
         assert await works.fail(leases[failed.id], an_error(), retry=False)
         assert await asks.cancel(cancelled.id)
@@ -97,7 +97,7 @@ async def test_both_do_all_their_work(urls, router, worker):
         assert await works.reap() == 0
         (record,) = await asks.records([drawn.id])
         assert record.status is JobStatus.SUCCEEDED
-        assert await ResultStore(router, TAG, 60).get(blob) == b"an image"
+        assert await RedisResults(router, ttl=60, most_bytes=1 << 20).get(blob) == b"an image"
         assert await asks.depth() == (0, 0)
         await asks.oldest_wait()
     await PoolDirectory(worker).withdraw(a_worker())

@@ -1,47 +1,127 @@
+"""What every store of images promises: in Redis, in a cluster, in files."""
+
 import pytest
 
 from shared.errors import ResultGone
-from shared.refs import base_tag
-from shared.results import ResultStore
-from tests.builders import BASE, a_lease
+from shared.redis_client import command_client
+from shared.refs import RepoId
+from shared.results.file_store import FileResults
+from shared.results.opening import open_results
+from shared.results.redis_store import RedisResults
+from shared.results.store import ImageTooLarge, is_name
+from tests.builders import a_job, a_lease
+from tests.servers import Servers
 
 IMAGE = bytes(range(256)) * 100
+ROOM_FOR_THREE = 3 * len(IMAGE)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    servers = Servers(tmp_path_factory.mktemp("cluster"))
+    yield f"redis+cluster://127.0.0.1:{servers.start_cluster().port}"
+    servers.kill_all()
+
+
+@pytest.fixture(params=["redis", "cluster", "files"])
+def url(request, tmp_path):
+    if request.param == "files":
+        return f"file://{tmp_path}/of%20results"
+    return request.getfixturevalue("redis_url" if request.param == "redis" else "cluster")
 
 
 @pytest.fixture
-def results(redis):
-    return ResultStore(redis, base_tag(BASE), ttl=60)
+def opened(url):
+    def make(ttl=60, most_bytes=ROOM_FOR_THREE):
+        return open_results(url, ttl=ttl, most_bytes=most_bytes)
+
+    return make
+
+
+@pytest.fixture
+async def results(opened):
+    async with opened() as results:
+        yield results
+
+
+async def kept(results, names):
+    found = []
+    for name in names:
+        try:
+            found.append(await results.get(name))
+        except ResultGone:
+            found.append(None)
+    return found
 
 
 async def test_an_image_comes_back_as_it_was(results):
     assert await results.get(await results.put(a_lease(), IMAGE)) == IMAGE
 
 
+async def test_another_process_finds_it(results, opened):
+    name = await results.put(a_lease(), IMAGE)
+    async with opened() as reader:
+        assert await reader.get(name) == IMAGE
+
+
 async def test_each_attempt_writes_under_a_name_of_its_own(results):
     first = a_lease()
     second = a_lease(job=first.job, fence=first.fence + 1)
     names = await results.put(first, b"first"), await results.put(second, b"second")
-    assert [await results.get(name) for name in names] == [b"first", b"second"]
+    assert await kept(results, names) == [b"first", b"second"]
+    assert all(is_name(name) for name in names)
 
 
-async def test_writing_twice_is_writing_once(results):
-    lease = a_lease()
-    assert await results.put(lease, IMAGE) == await results.put(lease, IMAGE)
+async def test_writing_again_is_writing_once(results):
+    leases = [a_lease() for _ in range(3)]
+    names = [await results.put(lease, IMAGE) for lease in leases for _ in range(3)]
+    assert len(set(names)) == 3
+    assert await kept(results, names) == [IMAGE] * 9
 
 
-async def test_an_image_expires(results, redis, keys):
+async def test_the_oldest_images_make_room(results):
+    names = [await results.put(a_lease(), IMAGE) for _ in range(5)]
+    assert await kept(results, names) == [None, None, IMAGE, IMAGE, IMAGE]
+    large = await results.put(a_lease(), IMAGE * 3)
+    assert await kept(results, [*names, large]) == [None] * 5 + [IMAGE * 3]
+
+
+async def test_a_cap_that_was_lowered_holds_from_the_next_image_on(results, opened):
+    names = [await results.put(a_lease(), IMAGE) for _ in range(3)]
+    async with opened(most_bytes=len(IMAGE)) as smaller:
+        names.append(await smaller.put(a_lease(), IMAGE))
+    assert await kept(results, names) == [None, None, None, IMAGE]
+
+
+async def test_one_that_is_larger_than_all_may_be_is_refused_for_good(results):
     name = await results.put(a_lease(), IMAGE)
-    assert 50 < await redis.ttl(keys.blob(name)) <= 60
+    with pytest.raises(ImageTooLarge, match=f"{ROOM_FOR_THREE + 1} bytes.*WARMBASE_RESULTS_BYTES") as caught:
+        await results.put(a_lease(), b"x" * (ROOM_FOR_THREE + 1))
+    assert not caught.value.retryable
+    assert await results.get(name) == IMAGE
 
 
-async def test_one_that_has_expired_is_said_to_be_gone(results, redis, keys):
-    name = await results.put(a_lease(), IMAGE)
-    await redis.delete(keys.blob(name))
+async def test_bases_share_the_room_except_in_a_cluster(results, url):
+    bases = [RepoId(f"a/base-{number}") for number in range(4)]
+    names = [await results.put(a_lease(job=a_job(base=base)), IMAGE) for base in bases]
+    first = IMAGE if "cluster" in url else None
+    assert await kept(results, names) == [first, IMAGE, IMAGE, IMAGE]
+
+
+@pytest.mark.parametrize("name", ["", "x", "../../etc/passwd", ".lock", "0123456789abcdef-1", "a\0b"])
+async def test_no_other_name_is_an_image(results, name):
+    await results.put(a_lease(), IMAGE)
     with pytest.raises(ResultGone):
         await results.get(name)
 
 
-async def test_bases_keep_their_images_apart(results, redis):
-    name = await results.put(a_lease(), IMAGE)
-    with pytest.raises(ResultGone):
-        await ResultStore(redis, base_tag("another/base"), ttl=60).get(name)
+async def test_the_url_chooses_the_store(results, url):
+    assert isinstance(results, FileResults if url.startswith("file") else RedisResults)
+
+
+async def test_a_client_of_one_node_of_a_cluster_counts_by_base_as_well(cluster):
+    async with command_client(cluster.replace("+cluster", "")) as redis:
+        results = RedisResults(redis, ttl=60, most_bytes=len(IMAGE))
+        bases = [RepoId(f"b/base-{number}") for number in range(4)]
+        names = [await results.put(a_lease(job=a_job(base=base)), IMAGE) for base in bases]
+        assert await kept(results, names) == [IMAGE] * 4

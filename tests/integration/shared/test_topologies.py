@@ -15,7 +15,7 @@ from shared.queue.keys import BaseKeys
 from shared.queue.queue import JobQueue, QueueSettings
 from shared.redis_client import blocking_client, command_client, pubsub_client, translate_errors
 from shared.refs import base_tag
-from shared.results import ResultStore
+from shared.results.redis_store import RedisResults
 from tests.builders import BASE, WORKER, a_job, a_result, a_worker
 from tests.servers import Servers, free_port, until
 
@@ -69,7 +69,7 @@ async def serve_one(url):
                 break
             await queue.wait_for_work(blocking, 1.0)
         (lease,) = claim.leases
-        blob = await ResultStore(commands, TAG, 60).put(lease, b"an image")
+        blob = await RedisResults(commands, ttl=60, most_bytes=1 << 20).put(lease, b"an image")
         assert await queue.complete(lease, a_result(blob=blob))
         return lease.job.id
 
@@ -77,7 +77,9 @@ async def serve_one(url):
 async def test_a_job_goes_its_way(url):
     job = a_job(timeout=LONG)
     async with command_client(url) as commands, pubsub_client(url) as subscriptions:
-        queues = Queues(commands, QueueSettings(), Metrics())
+        queues = Queues(
+            commands, QueueSettings(), Metrics(), RedisResults(commands, ttl=60, most_bytes=1 << 20)
+        )
         # so slow a sweep that it is the channel which tells of the end
         async with JobWaiter(queues, subscriptions, sweep_every=LONG) as waiter:
             await subscribed(commands, url)
@@ -87,7 +89,7 @@ async def test_a_job_goes_its_way(url):
             assert record.status is JobStatus.SUCCEEDED
             assert time.monotonic() - begin < LONG / 2
             assert await work == job.id
-        assert await ResultStore(commands, TAG, 60).get(record.result.blob) == b"an image"
+        assert await RedisResults(commands, ttl=60, most_bytes=1 << 20).get(record.result.blob) == b"an image"
         queue = queues.of_base(BASE)
         assert await queue.depth() == (0, 0)
         assert await queue.oldest_wait() == 0.0
@@ -152,7 +154,9 @@ async def test_the_queue_goes_on_after_a_fail_over(watched):
     primary, replica, url = watched
     first, second = a_job(timeout=LONG), a_job(timeout=LONG)
     async with command_client(url) as commands, pubsub_client(url) as subscriptions:
-        queues = Queues(commands, QueueSettings(), Metrics())
+        queues = Queues(
+            commands, QueueSettings(), Metrics(), RedisResults(commands, ttl=60, most_bytes=1 << 20)
+        )
         async with JobWaiter(queues, subscriptions, patience=LONG) as waiter:
             waiting = asyncio.create_task(waiter.run(first, 1))
             await asyncio.sleep(0.5)

@@ -24,7 +24,7 @@ from shared.pools import PoolDirectory
 from shared.queue.queue import JobQueue, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import AdapterRef, RepoId, Revision, base_tag
-from shared.results import ResultStore
+from shared.results.redis_store import RedisResults
 from tests.builders import BASE
 from tests.null_engine import NullEngine
 from worker.app import WorkerApp
@@ -53,7 +53,7 @@ class QueueUser:
     """What a router does with a queue, for tests to do."""
 
     jobs: JobQueue
-    results: ResultStore
+    results: RedisResults
     pools: PoolDirectory
     redis: Redis
 
@@ -96,7 +96,7 @@ async def queue(redis_url: str, settings: QueueSettings) -> AsyncIterator[QueueU
     async with command_client(redis_url) as redis:
         yield QueueUser(
             JobQueue(redis, TAG, settings),
-            ResultStore(redis, TAG, settings.record_ttl),
+            RedisResults(redis, ttl=settings.record_ttl, most_bytes=1 << 30),
             PoolDirectory(redis),
             redis,
         )

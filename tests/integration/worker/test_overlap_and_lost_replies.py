@@ -9,7 +9,7 @@ import pytest
 from shared.errors import QueueUnavailable
 from shared.jobs import JobStatus
 from shared.queue.queue import Claim, JobQueue, LeaseState
-from shared.results import ResultStore
+from shared.results.redis_store import RedisResults
 from tests.builders import BASE, a_job
 from tests.integration.worker.conftest import QueueUser, StartWorker, until
 from tests.null_engine import NullEngine
@@ -22,16 +22,16 @@ Call = Callable[..., Awaitable[Any]]
 async def test_an_image_is_stored_while_the_next_one_is_drawn(
     queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = ResultStore.put
+    store = RedisResults.put
     first = await queue.add(a_job(adapters=()))
     second = await queue.add(a_job(adapters=()))
     may_store = asyncio.Event()
 
-    async def slow_put(self: ResultStore, *arguments: Any) -> str:
+    async def slow_put(self: RedisResults, *arguments: Any) -> str:
         await may_store.wait()
         return await store(self, *arguments)
 
-    monkeypatch.setattr(ResultStore, "put", slow_put)
+    monkeypatch.setattr(RedisResults, "put", slow_put)
     engine = NullEngine(BASE)
     start_worker(engine)
 
@@ -77,7 +77,7 @@ async def test_an_image_that_cannot_be_stored_fails_its_job_and_the_next_one_run
         monkeypatch.undo()
         raise OSError("no space left")
 
-    monkeypatch.setattr(ResultStore, "put", broken_put)
+    monkeypatch.setattr(RedisResults, "put", broken_put)
     start_worker()
     job = await queue.add(a_job(adapters=()))
 
@@ -104,7 +104,7 @@ async def test_workers_announce_themselves_once_they_are_warm_and_withdraw_at_th
 async def test_a_job_that_is_cancelled_after_its_last_step_counts_as_cancelled(
     queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, stop = ResultStore.put, RunningJob.stop
+    store, stop = RedisResults.put, RunningJob.stop
     worker = start_worker()
     job = a_job(adapters=())
     stopped: list[LeaseState] = []
@@ -113,7 +113,7 @@ async def test_a_job_that_is_cancelled_after_its_last_step_counts_as_cancelled(
         stop(self, reason)
         stopped.append(reason)
 
-    async def put_after_the_cancel(self: ResultStore, *arguments: Any) -> str:
+    async def put_after_the_cancel(self: RedisResults, *arguments: Any) -> str:
         await queue.jobs.cancel(job.id)
 
         async def is_told() -> bool:
@@ -123,7 +123,7 @@ async def test_a_job_that_is_cancelled_after_its_last_step_counts_as_cancelled(
         return await store(self, *arguments)
 
     monkeypatch.setattr(RunningJob, "stop", noted_stop)
-    monkeypatch.setattr(ResultStore, "put", put_after_the_cancel)
+    monkeypatch.setattr(RedisResults, "put", put_after_the_cancel)
     await queue.add(job)
 
     assert (await queue.ended(job.id)).status is JobStatus.CANCELLED

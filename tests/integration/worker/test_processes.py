@@ -20,7 +20,7 @@ from shared.jobs import JobStatus
 from shared.pools import PoolDirectory
 from shared.queue.queue import JobQueue, QueueSettings
 from shared.redis_client import command_client
-from shared.results import ResultStore
+from shared.results.redis_store import RedisResults
 from tests import null_engine
 from tests.builders import a_job, some_params
 from tests.integration.worker.conftest import (
@@ -223,7 +223,10 @@ async def test_a_worker_carries_on_by_itself_after_redis_was_away(
     worker = start_process("--step-seconds", "0.02")
     async with command_client(server.url) as client:
         queue = QueueUser(
-            JobQueue(client, TAG, settings), ResultStore(client, TAG, 600), PoolDirectory(client), client
+            JobQueue(client, TAG, settings),
+            RedisResults(client, ttl=600, most_bytes=1 << 30),
+            PoolDirectory(client),
+            client,
         )
         await queue.ended(await queue.add(a_job(adapters=())))
         running = await queue.add(a_job(adapters=(), params=some_params(steps=50)))
@@ -250,7 +253,10 @@ async def test_a_worker_that_starts_before_redis_waits_for_it(
 
     async with command_client(server.url) as client:
         queue = QueueUser(
-            JobQueue(client, TAG, settings), ResultStore(client, TAG, 600), PoolDirectory(client), client
+            JobQueue(client, TAG, settings),
+            RedisResults(client, ttl=600, most_bytes=1 << 30),
+            PoolDirectory(client),
+            client,
         )
         assert (await queue.ended(await queue.add(a_job(adapters=())))).status is JobStatus.SUCCEEDED
 

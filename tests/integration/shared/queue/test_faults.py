@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from deploy import embedded_valkey
-from shared.errors import QueueUnavailable
+from shared.errors import QueueUnavailable, WorkerFault
 from shared.jobs import JobStatus
 from shared.queue.queue import Enqueued, JobQueue, LeaseState, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import base_tag
-from shared.results import ResultStore
+from shared.results.redis_store import RedisResults
 from tests.builders import BASE, WORKER, a_job, a_result, an_error, some_progress
 from tests.steps import claim_one
 
@@ -83,8 +83,8 @@ async def test_without_memory_jobs_still_run_to_their_end(queue, claim, run_out,
 async def test_without_memory_no_image_is_kept(redis, run_a_job, no_memory):
     lease = await run_a_job()
     await no_memory()
-    with pytest.raises(QueueUnavailable):
-        await ResultStore(redis, base_tag(BASE), ttl=60).put(lease, b"image")
+    with pytest.raises(WorkerFault):
+        await RedisResults(redis, ttl=60, most_bytes=1 << 20).put(lease, b"image")
 
 
 async def test_a_replica_is_no_queue(queue, redis):

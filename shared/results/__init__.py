@@ -1,0 +1,1 @@
+"""Where images wait for the router: written before the job completes, read once it has."""

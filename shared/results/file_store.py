@@ -1,0 +1,129 @@
+"""Images as files of one directory, for a deployment on one host."""
+
+import asyncio
+import errno
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import ResultGone, WorkerFault
+from shared.queue.queue import Lease
+from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, is_name
+
+LOCK = ".lock"
+UNFINISHED = ".part"
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    path: Path
+    size: int
+    since: float
+
+
+class FileResults:
+    """A `ResultStore` in a directory that router and workers of one host share.
+
+    A file appears whole or not at all. What a crash of the host leaves is found out by its digest, so
+    nothing is forced to the disk. Foreign files in the directory are left alone.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        ttl: int,
+        most_bytes: int,
+        clock: Callable[[], float] = time.time,  # noqa: TID251 - the host's own clock stamps its files
+    ) -> None:
+        """`ttl` is in seconds; `clock` tells the time that files are stamped with."""
+        self._directory = directory
+        self._ttl = ttl
+        self._most_bytes = most_bytes
+        self._clock = clock
+
+    async def put(self, lease: Lease, data: bytes) -> str:
+        """Keep the image. A full disk is first relieved of the oldest ones."""
+        if len(data) > self._most_bytes:
+            raise ImageTooLarge(len(data), self._most_bytes)
+        name = attempt_name(lease)
+        await asyncio.to_thread(self._put, name, data)
+        return name
+
+    async def get(self, name: str) -> bytes:
+        """Return the image."""
+        if not is_name(name):
+            raise ResultGone(GONE)
+        return await asyncio.to_thread(self._get, name)
+
+    def _put(self, name: str, data: bytes) -> None:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                self._make_room(name, self._most_bytes - len(data))
+                self._write_or_make_room(name, data)
+        except OSError as error:
+            text = NO_ROOM if error.errno in NO_SPACE else "the image cannot be written"
+            raise WorkerFault(text) from error
+
+    def _get(self, name: str) -> bytes:
+        try:
+            with (self._directory / name).open("rb") as file:
+                if os.fstat(file.fileno()).st_mtime + self._ttl <= self._clock():
+                    raise ResultGone(GONE)
+                return file.read()
+        except FileNotFoundError as error:
+            raise ResultGone(GONE) from error
+        except OSError as error:
+            raise WorkerFault("the image cannot be read") from error
+
+    def _write_or_make_room(self, name: str, data: bytes) -> None:
+        while True:
+            try:
+                return self._write(name, data)
+            except OSError as error:
+                kept = sum(each.size for each in self._kept())
+                if error.errno not in NO_SPACE or kept == 0:
+                    raise
+                self._make_room(name, max(0, kept - len(data)))
+
+    def _write(self, name: str, data: bytes) -> None:
+        part = self._directory / f"{name}.{secrets.token_hex(4)}{UNFINISHED}"
+        try:
+            part.write_bytes(data)
+            os.utime(part, (self._clock(), self._clock()))
+            part.replace(self._directory / name)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+    def _make_room(self, name: str, most_bytes: int) -> None:
+        """Delete what is over, and the oldest images until those besides `name` have `most_bytes`."""
+        kept = sorted(self._kept(), key=lambda each: each.since, reverse=True)
+        total = 0
+        for each in kept:
+            total += each.size if each.path.name != name else 0
+            if total > most_bytes or each.since + self._ttl <= self._clock():
+                each.path.unlink(missing_ok=True)
+
+    def _kept(self) -> Iterator[_Kept]:
+        for entry in os.scandir(self._directory):
+            # An unfinished one belongs to a process that died: whoever writes holds the lock.
+            name, _, part = entry.name.partition(".")
+            if is_name(name) and (not part or part.endswith(UNFINISHED[1:])):
+                with suppress(FileNotFoundError):
+                    found = entry.stat(follow_symlinks=False)
+                    yield _Kept(path=Path(entry.path), size=found.st_size, since=found.st_mtime)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep the other processes from writing, so that their images are counted."""
+        with (self._directory / LOCK).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

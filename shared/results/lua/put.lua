@@ -1,0 +1,30 @@
+#!lua
+-- Keep an image; the oldest ones go until all together are within the cap.
+--
+-- KEYS  3 image
+-- ARGV  1 data  2 ttl  3 cap in bytes, at least the size of the data
+
+local IMAGE = KEYS[3]
+local data, ttl, cap = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local MOST_EXPIRED = 1000
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+
+local sum = total()
+local expired = redis.call('ZRANGE', INDEX, '-inf', string.format('%.0f', now), 'BYSCORE', 'LIMIT', 0, MOST_EXPIRED)
+for _, member in ipairs(expired) do sum = sum - forget(member) end
+
+-- a repeated call brings the same data
+if redis.call('ZREM', INDEX, entry(#data, IMAGE)) == 1 then sum = sum - #data end
+
+while sum + #data > cap do
+  local size = forget_oldest()
+  if not size then break end
+  sum = sum - size
+end
+
+redis.call('SET', IMAGE, data, 'EX', ttl)
+redis.call('ZADD', INDEX, string.format('%.0f', now + ttl * 1000000), entry(#data, IMAGE))
+redis.call('EXPIRE', INDEX, ttl)
+set_total(sum + #data, ttl)
+return nil
