@@ -11,7 +11,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 local sum = total()
-local expired = redis.call('ZRANGE', INDEX, '-inf', string.format('%.0f', now), 'BYSCORE', 'LIMIT', 0, MOST_EXPIRED)
+local until_now = string.format('%.0f', now)
+local expired = redis.call('ZRANGE', INDEX, '-inf', until_now, 'BYSCORE', 'LIMIT', 0, MOST_EXPIRED)
 for _, member in ipairs(expired) do sum = sum - forget(member) end
 
 -- a repeated call brings the same data
