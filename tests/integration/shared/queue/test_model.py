@@ -49,6 +49,7 @@ from tests.builders import (
     some_progress,
     some_timings,
 )
+from tests.servers import Servers
 
 SETTINGS = QueueSettings(
     lease=600.0,
@@ -556,13 +557,27 @@ def scored(members) -> list[tuple[str, float]]:
     return [(member.decode(), score) for member, score in members]
 
 
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(0)  # as long as is asked for
 def test_every_history_agrees_with_the_model(redis_url, model_examples):
-    machine = type("Machine", (QueueMachine,), {"url": redis_url})
+    compare(redis_url, model_examples)
+
+
+@pytest.mark.timeout(0)
+def test_it_does_on_a_cluster(tmp_path, model_examples):
+    servers = Servers(tmp_path)
+    try:
+        compare(f"redis+cluster://127.0.0.1:{servers.start_cluster().port}", model_examples // 10)
+    finally:
+        servers.kill_all()
+
+
+def compare(url: str, examples: int) -> None:
+    """Run this many histories on the server at `url`."""
+    machine = type("Machine", (QueueMachine,), {"url": url})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=model_examples,
+            max_examples=examples,
             stateful_step_count=100,
             deadline=None,
             phases=(Phase.explicit, Phase.generate),
