@@ -34,6 +34,13 @@ class Server:
             self.clients.append(redis.Redis(port=self.port, retry=None, socket_timeout=5))
         return self.clients[0]
 
+    @property
+    def role(self) -> str:
+        """`master` or `slave`; empty while that changes, because it drops its clients then."""
+        with contextlib.suppress(redis.ConnectionError):
+            return str(self.client.info("replication")["role"])
+        return ""
+
     def kill(self) -> None:
         for client in self.clients:
             client.close()

@@ -171,7 +171,7 @@ async def test_the_queue_goes_on_after_a_fail_over(watched):
                 except QueueUnavailable:
                     assert time.monotonic() - begin < GAP
                     await asyncio.sleep(0.05)
-            assert replica.client.info("replication")["role"] == "master"
+            assert replica.role == "master"
             assert {await serve_one(url), await serve_one(url)} == {first.id, second.id}
             assert (await waiting).status is JobStatus.SUCCEEDED
 
@@ -182,8 +182,8 @@ async def test_a_demoted_primary_is_left(watched, servers):
         queue = JobQueue(commands, TAG, QueueSettings())
         await queue.enqueue(a_job())
         servers.fail_over(next(server for server in servers.all if str(server.port) in url))
-        until(lambda: replica.client.info("replication")["role"] == "master")
-        until(lambda: primary.client.info("replication")["role"] == "slave")
+        until(lambda: replica.role == "master")
+        until(lambda: primary.role == "slave")
         deadline = time.monotonic() + GAP
         while True:
             try:
