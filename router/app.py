@@ -19,7 +19,7 @@ from router.waiting import JobWaiter
 from shared.config import RouterConfig
 from shared.pools import BasePool, PoolDirectory
 from shared.queue.queue import QueueSettings
-from shared.redis_client import command_client, pubsub_client
+from shared.redis_client import command_client, pubsub_client, translate_errors
 from shared.results.opening import open_results
 from shared.sealing import Sealer
 from shared.server_check import ROUTER_COMMANDS, check_server
@@ -66,7 +66,12 @@ async def _redis(app: web.Application) -> AsyncIterator[None]:
         app[REDIS] = redis
         app[POOLS] = PoolDirectory(redis)
         app[QUEUES] = Queues(redis, settings, app[METRICS], results)
-        async with ServerGuard(lambda: check_server(redis, ROUTER_COMMANDS)) as app[SERVER]:
+
+        async def ping() -> None:
+            with translate_errors():
+                await redis.ping()
+
+        async with ServerGuard(lambda: check_server(redis, ROUTER_COMMANDS), ping) as app[SERVER]:
             yield
 
 

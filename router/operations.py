@@ -10,7 +10,7 @@ from aiohttp import web
 from router.keys import CONFIG, METRICS, POOLS, QUEUES, REDIS, SERVER
 from router.openapi import DOCUMENT
 from shared.errors import QueueUnavailable
-from shared.redis_client import translate_errors
+from shared.redis_client import SILENT, translate_errors
 
 READY_SECONDS = 1.0
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -41,7 +41,7 @@ async def ready(request: web.Request) -> web.Response:
             with translate_errors():
                 await request.app[REDIS].ping()
     except TimeoutError as error:
-        raise QueueUnavailable("the queue does not answer; try again in a moment") from error
+        raise QueueUnavailable(SILENT) from error
     return web.json_response({"status": "ready"})
 
 

@@ -47,6 +47,8 @@ UNAVAILABLE = (
     exceptions.ClusterError,  # one does, and knows no better than to ask again
 )
 
+SILENT = "the queue does not answer; try again in a moment"
+
 UNAVAILABLE_REPLIES = re.compile(r"\b(UNBLOCKED|NOREPLICAS|MISCONF|BUSY)\b")
 """Replies for which redis-py has no class: fail-over, too few replicas, a full disk, a hanging script."""
 
@@ -77,7 +79,7 @@ def translate_errors() -> Iterator[None]:
     except (exceptions.RedisError, exceptions.RedisClusterException) as error:
         if isinstance(error, UNAVAILABLE) or UNAVAILABLE_REPLIES.search(str(error)):
             # The cause names the server, which is for the log; the message is for the caller.
-            raise QueueUnavailable("the queue does not answer; try again in a moment") from error
+            raise QueueUnavailable(SILENT) from error
         raise
 
 
