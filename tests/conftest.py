@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from deploy import embedded_valkey
 
 HERE = Path(__file__).parent
+# How fast a machine is, is no property of the code.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
+
 MARKED = {"unit", "contracts", "integration", "e2e", "browser", "gpu"}
 
 
