@@ -68,7 +68,7 @@ class Swap:
                 raise AdapterFault(f"{name}: its strength is {each.ref.scale}, which is no number to use")
             if not each.adapter.changes.keys() <= self._weights.names:
                 raise AdapterFault(f"{name}: was ingested for another base")
-            reach += abs(each.ref.scale) * each.adapter.reach
+            reach += abs(each.ref.scale) * each.adapter.reach + each.adapter.fixed_reach
         if not reach <= self._weights.headroom:
             raise AdapterFault(
                 f"changes of up to {reach:.3g} at the strengths asked for could exceed the base's number "
