@@ -61,6 +61,12 @@ class Word:
     token: str
     vectors: Mapping[str, Tensor]
 
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """What the tokenizer is taught: diffusers writes a word of several vectors as `w w_1 w_2`."""
+        count = next(iter(self.vectors.values())).shape[0]
+        return (self.token, *(f"{self.token}_{number}" for number in range(1, count)))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CanonicalAdapter:

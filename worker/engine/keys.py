@@ -24,9 +24,12 @@ _OTHER_ROOTS = ("unet.", "transformer.", "text_encoder", "diffusion_model.", "bu
 _PLAIN = re.compile(r"[._]lora(_linear_layer)?\.(down|up)\.weight$|\.lora_([AB]|down|up)\.weight$")
 _PART = re.compile(
     r"(?P<layer>.+)\.(?P<part>lora_mid|dora_scale|lora_magnitude_vector|lora_B\.bias|hada_w[12]_[ab]"
-    r"|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|diff|diff_b|w_norm|b_norm|alpha)(?:\.weight)?"
+    r"|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|diff|diff_b|w_norm|b_norm|alpha)(?:\.weight)?",
+    re.DOTALL,
 )
-_WORD = re.compile(r"bundle_emb\.(?P<word>.+)\.(?P<encoder>clip_[lg]|string_to_param\.\*|emb_params)")
+_WORD = re.compile(
+    r"bundle_emb\.(?P<word>.+)\.(?P<encoder>clip_[lg]|string_to_param\.\*|emb_params)", re.DOTALL
+)
 _OWN_WORDS = ("clip_l", "clip_g", "text_encoders_0", "text_encoders_1")
 
 _REFUSED = {

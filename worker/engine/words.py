@@ -12,6 +12,9 @@ from worker.engine.keys import quoted
 MAX_VECTORS = 75
 """Of one word: as many tokens as a prompt has beside its start and end."""
 
+MAX_TOKENS = 1000
+"""Of one file."""
+
 _ENCODERS = {
     "clip_l": "text_encoder",
     "clip_g": "text_encoder_2",
@@ -49,6 +52,9 @@ def read_words(found: Mapping[str, Mapping[str, Tensor]]) -> tuple[Word, ...]:
                 Word(token=f"<s{n}>", vectors={name: rows[n : n + 1] for name, rows in vectors.items()})
                 for n in range(count)
             ]
+    tokens = [token for word in words for token in word.tokens]
+    if len(tokens) != len(set(tokens)) or len(tokens) > MAX_TOKENS:
+        raise AdapterFault(f"its {len(tokens)} learned tokens are too many, or two of them are the same")
     return tuple(words)
 
 

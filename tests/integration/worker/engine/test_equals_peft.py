@@ -116,7 +116,7 @@ def test_the_weights_that_peft_merges(
 def test_a_file_of_the_unet_alone_without_its_name(xl: DiffusersEngine, tmp_path: Path, kind: str) -> None:
     """As `unet.save_lora_adapter` and PEFT's `save_pretrained` write it, with and without PEFT's root."""
     model = adapted(xl, "unet", CONFIGS[kind])
-    plain = {key: tensor for key, tensor in get_peft_model_state_dict(model).items()}
+    plain: dict[str, Tensor] = get_peft_model_state_dict(model)
     config = {"lora_adapter_metadata": json.dumps(CONFIGS[kind].to_dict(), default=str)}
     spellings = {
         "named": ({f"unet.{key}": tensor for key, tensor in plain.items()}, header({"unet": CONFIGS[kind]})),
