@@ -14,6 +14,7 @@ from worker.engine.fingerprint import fingerprint
 from worker.engine.ingest import ingest
 from worker.engine.swap import Swap
 from worker.engine.targets import find_targets
+from worker.engine.vocabulary import Vocabulary
 from worker.engine.weights import BaseWeights
 
 ADAPTABLE = ("unet", "text_encoder", "text_encoder_2")
@@ -30,6 +31,7 @@ class DiffusersEngine:
         self._targets = find_targets({name: parts[name] for name in ADAPTABLE if name in parts})
         self._swap = Swap(BaseWeights(self._targets.weights))
         self._drawing = Drawing(pipeline, info)
+        self._vocabulary = Vocabulary(pipeline)
         self._fingerprint = fingerprint(self._parts)
 
     @property
@@ -44,7 +46,9 @@ class DiffusersEngine:
             AdapterFault: broken, hostile, or made for another base.
         """
         pipeline = self._pipeline
-        return ingest(path, self._targets, type(pipeline).lora_state_dict, pipeline.unet.config)
+        adapter = ingest(path, self._targets, type(pipeline).lora_state_dict, pipeline.unet.config)
+        self._vocabulary.check(adapter.words)
+        return adapter
 
     def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
         """Make exactly `wanted` active, computed from pristine weights. All of it happens, or none.
@@ -64,8 +68,8 @@ class DiffusersEngine:
             BrokenImage: the image holds NaN or infinity.
             BaseDamaged: the weights cannot be trusted.
         """
-        _ = self._swap.active
-        return self._drawing.draw(params, on_step)
+        with self._vocabulary.extended(self._swap.words):
+            return self._drawing.draw(params, on_step)
 
     def verify(self) -> None:
         """Deactivate everything and compare all weights with what they were at the start.

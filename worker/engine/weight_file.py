@@ -25,13 +25,15 @@ class WeightFile:
 
     Attributes:
         content: all of its bytes.
-        tensors: by key; views of `content`.
+        tensors: by key; views of `content`, but for those that it does not align.
         metadata: the text fields of the header.
+        nbytes: what all of it takes.
     """
 
     content: memoryview
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
+    nbytes: int
 
 
 def read_weight_file(path: Path) -> WeightFile:
@@ -53,15 +55,19 @@ def read_weight_file(path: Path) -> WeightFile:
     except safetensors.SafetensorError as error:
         raise _broken(content, str(error)) from error
     tensors = {}
+    copied = 0
     raw = torch.frombuffer(content, dtype=torch.uint8)
     start = 8 + length
     for key, (dtype, shape) in zip(keys, layout, strict=True):
         if dtype not in _DTYPES:
             raise AdapterFault(f"{key}: holds {dtype}; an adapter holds {', '.join(_DTYPES)}")
         end = start + math.prod(shape) * _DTYPES[dtype].itemsize
-        tensors[key] = _view(raw[start:end], _DTYPES[dtype]).view(shape)
+        aligned = start % _DTYPES[dtype].itemsize == 0  # which writers always do
+        part = raw[start:end] if aligned else raw[start:end].clone()
+        copied += 0 if aligned else part.nbytes
+        tensors[key] = part.view(_DTYPES[dtype]).view(shape)
         start = end
-    return WeightFile(content=content, tensors=tensors, metadata=metadata)
+    return WeightFile(content=content, tensors=tensors, metadata=metadata, nbytes=content.nbytes + copied)
 
 
 def _read(path: Path) -> memoryview:
@@ -88,9 +94,3 @@ def _broken(content: memoryview, why: str) -> AdapterFault:
     if bytes(content[:4]).startswith(_PICKLES):
         return AdapterFault("a pickled file (.bin, .pt, .ckpt); only safetensors files are read")
     return AdapterFault(f"not a whole safetensors file: {why}")
-
-
-def _view(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Read bytes as numbers; copied when the file does not align them, which its writers always do."""
-    aligned = part.storage_offset() % dtype.itemsize == 0
-    return (part if aligned else part.clone()).view(dtype)
