@@ -44,13 +44,21 @@ class Fields:
     def number(self, name: str, least: float, most: float) -> float | int | None:
         """Return a number between the bounds, None if absent."""
         value = self._take(name)
+        return None if value is None else _checked_number(value, self.path(name), least, most)
+
+    def numbers(self, name: str, least: float, most: float, longest: int) -> tuple[float, ...]:
+        """Return the numbers of a list, each between the bounds; none if it is absent."""
+        value = self._take(name)
         if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            reject(self.path(name), "has to be a number")
-        if not least <= value <= most:
-            reject(self.path(name), f"has to be between {least:g} and {most:g}")
-        return value
+            return ()
+        if not isinstance(value, list) or not value:
+            reject(self.path(name), "has to be a list of numbers")
+        if len(value) > longest:
+            reject(self.path(name), f"has at most {longest} entries")
+        return tuple(
+            float(_checked_number(item, self.path(f"{name}[{place}]"), least, most))
+            for place, item in enumerate(value)
+        )
 
     def child(self, name: str) -> Self:
         """Return an object's fields; none if it is absent."""
@@ -86,6 +94,18 @@ class Fields:
         """Whether the field is there and not null."""
         return name in self._raw
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all fields that are not null, in the order of their writing."""
+        return tuple(self._raw)
+
+    def holds_object(self, name: str) -> bool:
+        """Whether the field is there and an object."""
+        return isinstance(self._raw.get(name), dict)
+
+    def holds_list(self, name: str) -> bool:
+        """Whether the field is there and a list."""
+        return isinstance(self._raw.get(name), list)
+
     def require(self, name: str) -> None:
         """Refuse the object if the field is absent."""
         if name not in self._raw:
@@ -103,6 +123,14 @@ class Fields:
     def _take(self, name: str) -> object:
         self._unread.discard(name)
         return self._raw.get(name)
+
+
+def _checked_number(value: object, field: str, least: float, most: float) -> float | int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        reject(field, "has to be a number")
+    if not least <= value <= most:
+        reject(field, f"has to be between {least:g} and {most:g}")
+    return value
 
 
 def checked_text(text: str, field: str, longest: int, *, empty: bool = False) -> str:

@@ -30,10 +30,21 @@ _JOB = _json("The job.", {"$ref": "#/components/schemas/Job"})
 _MODEL_PATH = _path("model", "organisation/name of an adapter or a base on the Hub.")
 _JOB_PATH = _path("job", "The job's id.")
 
+_STRENGTH = {
+    "oneOf": [_NUMBER, {"type": "object"}],
+    "description": "A number, or factors for parts of the base, as in diffusers' set_adapters.",
+}
+_SCHEDULE = {
+    "type": "array",
+    "items": _object({"from": _NUMBER, "scale": _NUMBER}, ("from", "scale")),
+    "description": "Factors of the strength, each from a fraction of the steps on.",
+}
+
 _ADAPTER = _object(
     {
         "model": {**_TEXT, "description": "Also spelled path, id or name."},
-        "scale": {**_NUMBER, "default": 1.0, "description": "Also spelled weight or strength."},
+        "scale": _STRENGTH,
+        "schedule": _SCHEDULE,
         "weight_name": _TEXT,
         "revision": _TEXT,
     },
@@ -50,7 +61,8 @@ _PARAMETERS = _object(
         "guidance_scale": _NUMBER,
         "seed": {**_COUNT, "description": "-1 or none: the router picks one and says which."},
         "scheduler": {**_TEXT, "description": "Class name of a diffusers scheduler."},
-        "lora_scale": {**_NUMBER, "description": "Strength of the path's adapter."},
+        "lora_scale": _STRENGTH,
+        "lora_schedule": _SCHEDULE,
         "weight_name": {**_TEXT, "description": "Weight file of the path's adapter."},
         "revision": {**_TEXT, "description": "Branch, tag or commit of the path's model."},
         "loras": {"type": "array", "items": _ADAPTER, "description": "More adapters on the same base."},

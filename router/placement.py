@@ -102,7 +102,7 @@ def _path_adapter(request: GenerationRequest) -> WantedAdapter:
     return WantedAdapter(
         field=MODEL_FIELD,
         repo=request.model,
-        scale=request.scale,
+        strength=request.strength,
         weight_name=request.weight_name,
     )
 
@@ -110,8 +110,13 @@ def _path_adapter(request: GenerationRequest) -> WantedAdapter:
 def _as_base(request: GenerationRequest, model: FullModel | Unsupported) -> RepoId:
     if isinstance(model, Unsupported):
         raise UnsupportedModel(f"{model.repo} cannot be served: {model.reason}")
-    for value, name in ((request.scale, "lora_scale"), (request.weight_name, "weight_name")):
-        if value is not None:
+    wanted = request.strength
+    for is_said, name in (
+        (wanted.scale is not None, "lora_scale"),
+        (bool(wanted.schedule), "lora_schedule"),
+        (request.weight_name is not None, "weight_name"),
+    ):
+        if is_said:
             raise InvalidRequest(f"parameters.{name}", f"{request.model} is a base and has no adapter")
     return model.repo
 
@@ -155,12 +160,15 @@ def _served_base(bases: Sequence[RepoId], pools: Sequence[BasePool]) -> RepoId:
 
 
 def _pinned(item: _Chosen) -> AdapterRef:
-    scale = item.defaults.scale if item.wanted.scale is None else item.wanted.scale
+    wanted = item.wanted.strength
+    scale = item.defaults.scale if wanted.scale is None else wanted.scale
     return AdapterRef(
         repo=item.adapter.repo,
         revision=item.adapter.revision,
         weight_name=item.weight_name,
         scale=1.0 if scale is None else scale,
+        blocks=wanted.blocks,
+        schedule=wanted.schedule,
     )
 
 

@@ -14,7 +14,7 @@ from router.hub_metadata import CardDefaults, completed
 from router.problems import Problem, problem_of_end
 from shared.jobs import JobId, JobRecord, JobResult
 from shared.pools import BasePool
-from shared.refs import RepoId
+from shared.refs import AdapterRef, RepoId
 
 REQUEST_ID = "X-Request-Id"
 LONGEST_HEADER = 500
@@ -27,7 +27,7 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
         "X-Job-Id": record.id,
         "X-Warmbase-Base": result.base,
         "X-Warmbase-Base-Commit": result.base_revision,
-        "X-Warmbase-Adapters": json.dumps([asdict(adapter) for adapter in result.adapters]),
+        "X-Warmbase-Adapters": json.dumps([_adapter_view(adapter) for adapter in result.adapters]),
         "X-Warmbase-Seed": str(result.seed),
         "X-Warmbase-Steps": str(result.steps),
         "X-Warmbase-Guidance-Scale": f"{result.guidance_scale:g}",
@@ -38,6 +38,11 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
         "X-Warmbase-Inference-Seconds": f"{spent.inference:.3f}",
         "X-Compute-Time": f"{spent.swap + spent.inference + spent.encode:.3f}",
     }
+
+
+def _adapter_view(adapter: AdapterRef) -> dict[str, object]:
+    """Return an adapter, without what was not asked for."""
+    return {name: value for name, value in asdict(adapter).items() if value != ()}
 
 
 def path_commit(model: RepoId, result: JobResult) -> str:

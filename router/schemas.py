@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from router.body import read_body
 from router.fields import Fields, reject
 from router.negotiation import AnswerForm, choose_answer_form
+from router.strengths import AS_IT_IS, WantedStrength, read_strength
 from shared.config import Limits
 from shared.jobs import MAX_SEED, Priority
 from shared.refs import RepoId, parse_repo_id
@@ -36,7 +37,7 @@ class WantedAdapter:
 
     field: str
     repo: RepoId
-    scale: float | None = None
+    strength: WantedStrength = AS_IT_IS
     weight_name: str | None = None
     revision: str | None = None
 
@@ -47,7 +48,7 @@ class GenerationRequest:
 
     Attributes:
         model: the id of the path: an adapter or a base.
-        scale: strength of the path's adapter.
+        strength: that of the path's adapter.
         weight_name: weight file of the path's adapter.
         adapters: further adapters on the same base.
         respond_async: answer with the job instead of the image.
@@ -56,7 +57,7 @@ class GenerationRequest:
 
     model: RepoId
     revision: str | None = None
-    scale: float | None = None
+    strength: WantedStrength = AS_IT_IS
     weight_name: str | None = None
     adapters: tuple[WantedAdapter, ...] = ()
     prompt: str
@@ -85,15 +86,16 @@ def parse_request(model: str, body: bytes, headers: Mapping[str, str], limits: L
     _pass_legacy_options(fields.child("options"))
     fields.finish()
     width, height = _size(parameters, limits)
-    scale, weight_name = _scale(parameters, "lora_scale", limits), parameters.text("weight_name", MAX_NAME)
+    strength = read_strength(parameters, "lora_scale", "lora_schedule", limits)
+    weight_name = parameters.text("weight_name", MAX_NAME)
     adapters = _adapters(parameters, limits)
-    if alias := _alias(parameters, headers, scale, weight_name):
-        adapters, scale, weight_name = (alias, *adapters), None, None
+    if alias := _alias(parameters, headers, strength, weight_name):
+        adapters, strength, weight_name = (alias, *adapters), AS_IT_IS, None
     parameters.integer("num_images", 1, 1)
     request = GenerationRequest(
         model=repo,
         revision=parameters.text("revision", MAX_NAME),
-        scale=scale,
+        strength=strength,
         weight_name=weight_name,
         adapters=adapters,
         prompt=prompt,
@@ -160,7 +162,7 @@ def _adapter(entry: Fields, limits: Limits) -> WantedAdapter:
     wanted = WantedAdapter(
         field=entry.path(named),
         repo=parse_repo_id(entry.text(named, MAX_NAME) or "", entry.path(named)),
-        scale=_scale(entry, scaled, limits),
+        strength=read_strength(entry, scaled, "schedule", limits),
         weight_name=entry.text("weight_name", MAX_NAME),
         revision=entry.text("revision", MAX_NAME),
     )
@@ -169,11 +171,11 @@ def _adapter(entry: Fields, limits: Limits) -> WantedAdapter:
 
 
 def _alias(
-    parameters: Fields, headers: Mapping[str, str], scale: float | None, weight_name: str | None
+    parameters: Fields, headers: Mapping[str, str], strength: WantedStrength, weight_name: str | None
 ) -> WantedAdapter | None:
     """Return the adapter of `adapter_id` or of the header, which older clients name beside a base.
 
-    The request's one `lora_scale` and `weight_name` are then about it.
+    The request's one strength and `weight_name` are then about it.
     """
     field, text = parameters.path("adapter_id"), parameters.text("adapter_id", MAX_NAME)
     if header := headers.get(ADAPTER_HEADER):
@@ -183,12 +185,7 @@ def _alias(
     if text is None:
         return None
     repo = parse_repo_id(text, field)
-    return WantedAdapter(field=field, repo=repo, scale=scale, weight_name=weight_name)
-
-
-def _scale(fields: Fields, name: str, limits: Limits) -> float | None:
-    scale = fields.number(name, -limits.max_scale, limits.max_scale)
-    return None if scale is None else float(scale)
+    return WantedAdapter(field=field, repo=repo, strength=strength, weight_name=weight_name)
 
 
 def _seed(parameters: Fields) -> int | None:

@@ -124,8 +124,11 @@ def _value(kind: Any, raw: Any, name: str) -> Any:  # noqa: ANN401
     if is_dataclass(kind):
         return _read(cast("type[Any]", kind), raw)
     if get_origin(kind) is tuple:
-        if isinstance(raw, list):
-            return tuple(_value(get_args(kind)[0], item, name) for item in raw)
+        parts = get_args(kind)
+        if isinstance(raw, list) and parts[-1] is Ellipsis:
+            return tuple(_value(parts[0], item, name) for item in raw)
+        if isinstance(raw, list) and len(raw) == len(parts):
+            return tuple(_value(part, item, name) for part, item in zip(parts, raw, strict=True))
     elif issubclass(kind, StrEnum):
         if isinstance(raw, str) and raw in set(kind):
             return kind(raw)

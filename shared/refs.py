@@ -60,12 +60,22 @@ def parse_revision(text: str) -> Revision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterRef:
-    """One weight file of one commit of a repository, and the strength it is asked for."""
+    """One weight file of one commit of a repository, and the strength it is asked for.
+
+    Attributes:
+        scale: the strength.
+        blocks: factors of it for parts of the base, by dotted path from the component on, where `*` stands
+            for any name: `("unet.up_blocks.0", 0.5)`. The longest path that a layer begins with counts.
+        schedule: factors of it from a fraction of the denoising steps on, ascending: `((0.5, 0.0),)` takes
+            the adapter out half-way. Before the first it is 1.
+    """
 
     repo: RepoId
     revision: Revision
     weight_name: str
     scale: float = 1.0
+    blocks: tuple[tuple[str, float], ...] = ()
+    schedule: tuple[tuple[float, float], ...] = ()
 
 
 def base_tag(base: str) -> str:

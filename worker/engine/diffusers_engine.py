@@ -29,6 +29,7 @@ class DiffusersEngine:
         self._info = info
         self._parts = tuple(parts.values())
         self._targets = find_targets({name: parts[name] for name in ADAPTABLE if name in parts})
+        self._scheduled: Sequence[Activation[CanonicalAdapter]] = ()
         self._swap = Swap(BaseWeights(self._targets.weights))
         self._drawing = Drawing(pipeline, info)
         self._vocabulary = Vocabulary(pipeline)
@@ -57,10 +58,13 @@ class DiffusersEngine:
             AdapterFault: an adapter is of another base, or too strong for the base's number format.
             BaseDamaged: a failed swap could not be undone.
         """
-        return self._swap.activate(wanted)
+        self._scheduled = ()
+        report = self._swap.activate(wanted)
+        self._scheduled = tuple(wanted) if any(each.ref.schedule for each in wanted) else ()
+        return report
 
     def generate(self, params: GenerationParams, on_step: StepCallback) -> Generated:
-        """Draw one image with what is active.
+        """Draw one image with what is active; what has a schedule changes its strength between the steps.
 
         Raises:
             InvalidRequest: a parameter that this base cannot take.
@@ -68,8 +72,21 @@ class DiffusersEngine:
             BrokenImage: the image holds NaN or infinity.
             BaseDamaged: the weights cannot be trusted.
         """
+        if self._scheduled:
+            self._swap.activate(self._scheduled)  # an image before this one may have ended elsewhere
         with self._vocabulary.extended(self._swap.words):
-            return self._drawing.draw(params, on_step)
+            return self._drawing.draw(params, self._following_schedule(on_step))
+
+    def _following_schedule(self, on_step: StepCallback) -> StepCallback:
+        if not self._scheduled:
+            return on_step
+
+        def at_step_end(done: int, total: int) -> None:
+            on_step(done, total)
+            if done < total:
+                self._swap.activate(self._scheduled, done / total)
+
+        return at_step_end
 
     def verify(self) -> None:
         """Deactivate everything and compare all weights with what they were at the start.

@@ -4,7 +4,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-Mix = tuple[tuple[str, float], ...]
+from worker.engine.strengths import Blocks, Strength
+
+Mix = tuple[tuple[str, Strength], ...]
 """Adapters by digest, each with its strength, in the one order in which their changes are summed."""
 
 
@@ -16,17 +18,23 @@ class SwapPlan:
     restore: tuple[str, ...]
 
 
-def mix(wanted: Iterable[tuple[str, float]]) -> Mix:
+def mix(wanted: Iterable[tuple[str, Strength]]) -> Mix:
     """Return what `wanted` amounts to: equal adapters added up, those without effect left out.
+
+    The same adapter with other factors for its blocks is another summand.
 
     Sums of floats depend on their order, so the order is fixed here: a request's picture does not depend
     on the order in which it names its adapters.
     """
-    strengths: dict[str, list[float]] = {}
+    scales: dict[tuple[str, Blocks], list[float]] = {}
     for digest, strength in wanted:
-        strengths.setdefault(digest, []).append(strength)
-    sums = {digest: math.fsum(parts) for digest, parts in strengths.items()}
-    return tuple((digest, total) for digest, total in sorted(sums.items()) if total != 0.0)
+        scales.setdefault((digest, strength.blocks), []).append(strength.scale)
+    sums = {part: math.fsum(parts) for part, parts in scales.items()}
+    return tuple(
+        (digest, Strength(scale=total, blocks=blocks))
+        for (digest, blocks), total in sorted(sums.items())
+        if total != 0.0
+    )
 
 
 def plan_swap(active: Mix, wanted: Mix, weights_of: Mapping[str, Collection[str]]) -> SwapPlan:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from worker.engine.adapter import CanonicalAdapter, Word
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
 from worker.engine.plan import Mix, mix, plan_swap
+from worker.engine.strengths import strength_at, unknown_path
 from worker.engine.weights import BaseWeights, Change
 
 
@@ -40,21 +41,22 @@ class Swap:
         Raises:
             BaseDamaged: nobody knows what is active.
         """
-        return tuple(word for digest, _ in self.active for word in self._adapters[digest].words)
+        digests = dict.fromkeys(digest for digest, _ in self.active)
+        return tuple(word for digest in digests for word in self._adapters[digest].words)
 
     def condemn(self) -> None:
         """Declare the weights untrustworthy, for good."""
         self._mix = None
 
-    def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
-        """Make exactly `wanted` active.
+    def activate(self, wanted: Sequence[Activation[CanonicalAdapter]], progress: float = 0.0) -> SwapReport:
+        """Make exactly `wanted` active, at the strengths of this fraction of the denoising steps.
 
         Raises:
             AdapterFault: an adapter is of another base, or too strong for the base's number format.
             BaseDamaged: a failed swap could not be undone.
         """
         self._validate(wanted)
-        target = mix((each.adapter.digest, each.ref.scale) for each in wanted)
+        target = mix((each.adapter.digest, strength_at(each.ref, progress)) for each in wanted)
         adapters = {each.adapter.digest: each.adapter for each in wanted}
         weights_of = {digest: each.changes for digest, each in {**self._adapters, **adapters}.items()}
         plan = plan_swap(self.active, target, weights_of)
@@ -74,11 +76,17 @@ class Swap:
         reach = 0.0
         for each in wanted:
             name = f"{each.ref.repo}/{each.ref.weight_name}"
-            if not math.isfinite(each.ref.scale):
-                raise AdapterFault(f"{name}: its strength is {each.ref.scale}, which is no number to use")
+            most = max(
+                strength_at(each.ref, progress).most
+                for progress in (0.0, *(at for at, _ in each.ref.schedule))
+            )
+            if not math.isfinite(most):
+                raise AdapterFault(f"{name}: its strength is {most}, which is no number to use")
+            if path := unknown_path(each.ref.blocks, self._weights.names):
+                raise AdapterFault(f"{name}: its strength names {path}, which this base does not have")
             if not each.adapter.changes.keys() <= self._weights.names:
                 raise AdapterFault(f"{name}: was ingested for another base")
-            reach += abs(each.ref.scale) * each.adapter.reach + each.adapter.fixed_reach
+            reach += most * each.adapter.reach + each.adapter.fixed_reach
         if not reach <= self._weights.headroom:
             raise AdapterFault(
                 f"changes of up to {reach:.3g} at the strengths asked for could exceed the base's number "
@@ -105,5 +113,5 @@ def _changes(
     changes: dict[str, list[Change]] = {name: [] for name in names}
     for digest, strength in target:
         for name, parts in adapters[digest].changes.items():
-            changes[name] += [(part, strength) for part in parts]
+            changes[name] += [(part, strength.of(name)) for part in parts]
     return changes

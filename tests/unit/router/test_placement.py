@@ -7,6 +7,7 @@ from router.hub_metadata import CardDefaults
 from router.negotiation import AnswerForm
 from router.placement import place
 from router.schemas import GenerationRequest, WantedAdapter
+from router.strengths import WantedStrength
 from shared.config import Limits
 from shared.errors import AmbiguousWeights, InvalidRequest, NoPoolForBase, UnsupportedModel
 from shared.jobs import ImageFormat
@@ -116,7 +117,7 @@ def test_an_adapter_may_need_a_strength_of_its_own_unless_the_request_names_one(
     few = adapter("some/hyper", weight_files=(name,), weight_name=name)
 
     assert put(asked(), few).adapters[0].scale == 0.125
-    assert put(asked(scale=1.0), few).adapters[0].scale == 1.0
+    assert put(asked(strength=WantedStrength(scale=1.0)), few).adapters[0].scale == 1.0
 
 
 def test_a_card_cannot_recommend_more_than_a_request_may_ask():
@@ -124,10 +125,20 @@ def test_a_card_cannot_recommend_more_than_a_request_may_ask():
 
 
 def test_several_adapters_keep_their_order_and_strengths():
-    request = asked(scale=0.5, adapters=(wanted("some/other", scale=-1.0),))
+    request = asked(
+        strength=WantedStrength(scale=0.5),
+        adapters=(wanted("some/other", strength=WantedStrength(scale=-1.0)),),
+    )
     refs = put(request, adapter(), adapter("some/other")).adapters
 
     assert [(ref.repo, ref.scale) for ref in refs] == [("some/style", 0.5), ("some/other", -1.0)]
+
+
+def test_the_strengths_of_blocks_and_over_time_are_passed_on():
+    wish = WantedStrength(blocks=(("unet.mid_block", 0.5),), schedule=((0.5, 0.0),))
+    (ref,) = put(asked(strength=wish), adapter()).adapters
+
+    assert (ref.scale, ref.blocks, ref.schedule) == (1.0, wish.blocks, wish.schedule)
 
 
 def test_adapters_on_a_base_id():
@@ -205,7 +216,12 @@ def test_a_file_that_is_not_there_is_refused_where_it_was_named(request_, others
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [("lora_scale", {"scale": 0.5}), ("weight_name", {"weight_name": "x"})]
+    ("name", "changes"),
+    [
+        ("lora_scale", {"strength": WantedStrength(scale=0.5)}),
+        ("lora_schedule", {"strength": WantedStrength(schedule=((0.5, 0.0),))}),
+        ("weight_name", {"weight_name": "x"}),
+    ],
 )
 def test_a_base_has_no_adapter_to_scale_or_choose_a_file_of(name, changes):
     with pytest.raises(InvalidRequest) as caught:

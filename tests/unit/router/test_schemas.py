@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from router.schemas import GenerationRequest, WantedAdapter, parse_request
+from router.strengths import WantedStrength
 from shared.config import Limits
 from shared.errors import InvalidRequest
 from shared.jobs import MAX_SEED, ImageFormat
@@ -51,7 +52,7 @@ def test_every_parameter_is_read():
     assert request == GenerationRequest(
         model=MODEL,
         revision="main",
-        scale=0.8,
+        strength=WantedStrength(scale=0.8),
         weight_name="a.safetensors",
         prompt="a cat",
         negative_prompt="ugly",
@@ -153,7 +154,7 @@ def test_further_adapters_have_several_spellings(name, scale):
         WantedAdapter(
             field=f"parameters.loras[0].{name}",
             repo="a/b",
-            scale=-0.5,
+            strength=WantedStrength(scale=-0.5),
             weight_name="x.safetensors",
             revision="v1",
         ),
@@ -161,16 +162,21 @@ def test_further_adapters_have_several_spellings(name, scale):
 
 
 def test_an_adapter_of_strength_zero_is_not_one_of_strength_one():
-    assert with_parameters(loras=[{"model": "a/b", "scale": 0}]).adapters[0].scale == 0.0
-    assert with_parameters(lora_scale=0).scale == 0.0
+    assert with_parameters(loras=[{"model": "a/b", "scale": 0}]).adapters[0].strength.scale == 0.0
+    assert with_parameters(lora_scale=0).strength.scale == 0.0
 
 
 def test_adapter_id_names_an_adapter_that_the_single_scale_and_file_are_about():
     request = with_parameters(adapter_id="a/b", lora_scale=0.5, weight_name="x.safetensors")
     assert request.adapters == (
-        WantedAdapter(field="parameters.adapter_id", repo="a/b", scale=0.5, weight_name="x.safetensors"),
+        WantedAdapter(
+            field="parameters.adapter_id",
+            repo="a/b",
+            strength=WantedStrength(scale=0.5),
+            weight_name="x.safetensors",
+        ),
     )
-    assert (request.scale, request.weight_name) == (None, None)
+    assert (request.strength, request.weight_name) == (WantedStrength(), None)
 
 
 def test_the_header_of_the_old_service_names_an_adapter():

@@ -6,10 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.engine.plan import Mix, mix, plan_swap
+from worker.engine.strengths import Strength
 
 WEIGHTS_OF = {"a": ("u", "v"), "b": ("v", "w"), "c": ("x",), "d": ("u", "v", "w", "x")}
 
-wanteds = st.lists(st.tuples(st.sampled_from(sorted(WEIGHTS_OF)), st.floats(-4, 4)), max_size=5)
+Wanted = list[tuple[str, Strength]]
+
+strengths = st.builds(
+    Strength, scale=st.floats(-4, 4), blocks=st.sampled_from([(), (("u", 0.5),), (("u", 0.0), ("v", 2.0))])
+)
+wanteds = st.lists(st.tuples(st.sampled_from(sorted(WEIGHTS_OF)), strengths), max_size=5)
 mixes = wanteds.map(mix)
 
 State = Mapping[str, Mix]
@@ -57,22 +63,28 @@ def test_what_is_written_depends_on_what_is_wanted_alone(one: Mix, other: Mix, w
 
 
 @given(wanteds, st.randoms())
-def test_the_order_of_a_request_does_not_matter(wanted: list[tuple[str, float]], random: st.randoms) -> None:
+def test_the_order_of_a_request_does_not_matter(wanted: Wanted, random: st.randoms) -> None:
     shuffled = wanted.copy()
     random.shuffle(shuffled)
     assert mix(shuffled) == mix(wanted)
 
 
 @given(wanteds)
-def test_an_adapter_is_in_a_mix_once_and_with_an_effect(wanted: list[tuple[str, float]]) -> None:
-    digests = [digest for digest, _ in mix(wanted)]
-    assert len(set(digests)) == len(digests)
-    assert all(strength != 0 for _, strength in mix(wanted))
+def test_an_adapter_is_in_a_mix_once_for_the_same_blocks_and_with_an_effect(
+    wanted: Wanted,
+) -> None:
+    parts = [(digest, strength.blocks) for digest, strength in mix(wanted)]
+    assert len(set(parts)) == len(parts)
+    assert all(strength.scale != 0 for _, strength in mix(wanted))
 
 
 def test_the_same_adapter_twice_counts_twice() -> None:
-    assert mix([("a", 0.5), ("a", 0.25)]) == (("a", 0.75),)
+    assert mix([("a", of(0.5)), ("a", of(0.25))]) == (("a", of(0.75)),)
 
 
 def test_strengths_that_cancel_out_leave_the_base() -> None:
-    assert mix([("a", 0.5), ("b", 0.0), ("a", -0.5)]) == ()
+    assert mix([("a", of(0.5)), ("b", of(0.0)), ("a", of(-0.5))]) == ()
+
+
+def of(scale: float) -> Strength:
+    return Strength(scale=scale)
