@@ -28,6 +28,7 @@ def test_every_parameter_of_the_document_is_known_to_the_schema():
     values = {
         "target_size": '{"width": 64, "height": 64}',
         "loras": "[]",
+        "lora_schedule": "[]",
         "adapter_id": '"a/b"',
         "scheduler": '"X"',
         "negative_prompt": '"x"',
