@@ -1,0 +1,262 @@
+"""What a run happens on: a server that keeps its data, a Hub, routers and workers, and links between them.
+
+All processes are children that end with this one, whatever happens to it.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import aiohttp
+
+from deploy.local_hub.server import LocalHubConfig, serve
+from deploy.parent_death import with_parent
+from shared.queue.queue import JobQueue, QueueSettings
+from shared.redis_client import command_client
+from shared.refs import base_tag
+from tests.builders import BASE
+from tests.chaos.history import History
+from tests.chaos.plan import NEVER, REPOSITORIES, TENANTS
+from tests.fault_proxy import FaultProxy, Link
+from tests.servers import Server, Servers
+
+ROOT = Path(__file__).parents[2]
+LEASE = 2.0
+REQUEST_TIMEOUT = 60.0
+DRAIN = 5.0
+STEP_SECONDS = 0.01
+PATIENCE = 60.0
+"""Seconds that anything may take that is sure to happen."""
+RAM_BUDGET = 24 << 10
+WEIGHTS_BYTES = 1 << 10
+"""A worker's RAM holds fewer adapters than there are: each is loaded again and again."""
+
+
+@dataclass(slots=True)
+class Place:
+    """A process that is started again when it has ended.
+
+    Attributes:
+        link: its own way to the server.
+        in_trouble: somebody is at it; nobody else may be, and its end is no surprise.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    link: Link
+    url: str = ""
+    process: subprocess.Popen[bytes] = field(init=False)
+    in_trouble: bool = False
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                with_parent(self.command), cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Return its exit code once it has ended; an error when it does not."""
+        async with asyncio.timeout(PATIENCE):
+            while self.process.poll() is None:  # noqa: ASYNC110 - a process tells nobody here
+                await asyncio.sleep(0.02)
+        return self.process.returncode
+
+    def kill(self) -> None:
+        self.process.kill()  # also one that is frozen
+        self.process.wait()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """Everything, ready.
+
+    Attributes:
+        digests: of each repository's weight file, by its number.
+    """
+
+    folder: Path
+    history: History
+    server: Server
+    routers: Sequence[Place]
+    workers: Sequence[Place]
+    digests: Sequence[str]
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (*self.routers, *self.workers)
+
+    async def server_answers(self) -> None:
+        """Return once it does."""
+        async with asyncio.timeout(PATIENCE):
+            while not self.server.answers():  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+
+    async def router_answers(self, router: Place, workers: int = 0) -> None:
+        """Return once it does, and knows of so many workers."""
+        path = "/info" if workers else "/health"
+        async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as http:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with http.get(router.url + path) as answer:
+                        body = await answer.json()
+                        known = sum(len(base["workers"]) for base in body.get("bases", ()))
+                        if answer.status == 200 and known >= workers:
+                            return
+                await asyncio.sleep(0.05)
+
+    async def watch(self) -> None:
+        """Note every process that ends though nobody ended it, and start it again. For ever."""
+        while True:
+            for place in self.places:
+                if not place.in_trouble and place.process.poll() is not None:
+                    code = place.process.returncode
+                    self.history.note("exited", process=place.name, code=code, asked=False)
+                    place.start()
+            await asyncio.sleep(0.1)
+
+    async def settled(self) -> None:
+        """Return once no job waits or runs, or after the time by which each must have ended."""
+        async with command_client(self.server.url) as redis:
+            queue = JobQueue(redis, base_tag(BASE), QueueSettings())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REQUEST_TIMEOUT + 30):
+                    while await queue.depth() != (0, 0):  # noqa: ASYNC110 - it is other processes' work
+                        await asyncio.sleep(0.1)
+
+    async def leave(self) -> None:
+        """Tell all routers and workers to end, and note how they did."""
+        for place in self.places:
+            place.in_trouble = True
+            place.signal(signal.SIGTERM)
+        for place in self.places:
+            self.history.note("exited", process=place.name, code=await place.ended(), asked=True)
+
+
+@asynccontextmanager
+async def a_stage(folder: Path, history: History, *, routers: int, workers: int) -> AsyncIterator[Stage]:
+    """Set everything up in an empty folder, and take it down whatever happens."""
+    digests = _write_hub(folder / "hub")
+    servers = Servers(folder)
+    async with AsyncExitStack() as stack:
+        stack.callback(servers.kill_all)
+        server = servers.start(
+            "appendonly yes",
+            "appendfsync everysec",
+            "auto-aof-rewrite-percentage 0",  # the file is the account of the whole run
+            'save ""',
+            port=_a_lasting_port(),
+        )
+        hub = await stack.enter_async_context(serve(LocalHubConfig(root=folder / "hub")))
+        proxy = await stack.enter_async_context(FaultProxy(server.url, seed=0))
+        stage = Stage(
+            folder=folder,
+            history=history,
+            server=server,
+            routers=[
+                _router(number, folder, await proxy.listen(), hub.url, _a_lasting_port())
+                for number in range(routers)
+            ],
+            workers=[_worker(number, folder, await proxy.listen(), hub.url) for number in range(workers)],
+            digests=digests,
+        )
+        for place in stage.places:
+            place.start()
+            stack.callback(place.kill)
+        for router in stage.routers:
+            await stage.router_answers(router, workers)
+        watching = asyncio.create_task(stage.watch())
+        stack.callback(watching.cancel)
+        yield stage
+
+
+def _router(number: int, folder: Path, link: Link, hub: str, port: int) -> Place:
+    return Place(
+        name=f"router {number}",
+        command=[sys.executable, "-m", "tests.chaos.router"],
+        environment=_environment(
+            link, hub, WARMBASE_PORT=str(port), WARMBASE_REQUEST_TIMEOUT=str(REQUEST_TIMEOUT)
+        ),
+        log=folder / f"router-{number}.log",
+        link=link,
+        url=f"http://127.0.0.1:{port}",
+    )
+
+
+def _worker(number: int, folder: Path, link: Link, hub: str) -> Place:
+    draws = folder / f"draws-{number}.jsonl"
+    limits = ["--max-crashes", str(NEVER), "--max-adapter-crashes", str(NEVER)]
+    return Place(
+        name=f"worker {number}",
+        command=[
+            *(sys.executable, "-m", "tests.null_worker", "--lease", str(LEASE), "--draws", str(draws)),
+            *("--step-seconds", str(STEP_SECONDS), *limits),
+        ],
+        environment=_environment(
+            link,
+            hub,
+            HF_HOME=str(folder / f"disk-{number}"),
+            WARMBASE_BASE=BASE,
+            WARMBASE_DRAIN=str(DRAIN),
+            WARMBASE_RAM_BUDGET=str(RAM_BUDGET),
+        ),
+        log=folder / f"worker-{number}.log",
+        link=link,
+    )
+
+
+def _environment(link: Link, hub: str, **own: str) -> dict[str, str]:
+    theirs = {key: value for key, value in os.environ.items() if not key.startswith(("WARMBASE_", "HF_"))}
+    return {**theirs, "REDIS_URL": link.url, "HF_ENDPOINT": hub, "WARMBASE_LOG_LEVEL": "warning", **own}
+
+
+def repository(number: int) -> str:
+    """Return the id of an adapter on the Hub."""
+    return f"chaos/adapter-{number:03}"
+
+
+def token(tenant: int) -> str:
+    """Return what a tenant's clients bring."""
+    return f"hf_tenant_{tenant}"
+
+
+def _write_hub(root: Path) -> list[str]:
+    """Write the repositories; return the digests of the adapters' weight files."""
+    base = root / BASE
+    base.mkdir(parents=True)
+    (base / "README.md").write_text("---\npipeline_tag: text-to-image\n---\n")
+    (base / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
+    digests = []
+    for number in range(REPOSITORIES):
+        weights = (2).to_bytes(8, "little") + b"{}" + number.to_bytes(2, "little") * (WEIGHTS_BYTES // 2)
+        folder = root / repository(number)
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text(f"---\nbase_model: {BASE}\ntags: [lora, diffusers]\n---\n")
+        (folder / "pytorch_lora_weights.safetensors").write_bytes(weights)
+        digests.append(sha256(weights).hexdigest())
+    tokens = "".join(f"{token(tenant)}: tenant-{tenant}\n" for tenant in range(TENANTS))
+    (root / ".hub-tokens.yaml").write_text(tokens)
+    return digests
+
+
+def _a_lasting_port() -> int:
+    """Return a port that no outgoing connection gets while its owner is away."""
+    while True:
+        port = random.randint(15000, 30000)  # noqa: S311 - below what the system hands out
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
