@@ -110,7 +110,7 @@ def _main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=40, help="at the same time")
+    parser.add_argument("--clients", type=int, default=64, help="at the same time")
     parser.add_argument("--routers", type=int, default=2)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--calm", type=int, default=1, help="times as many answers between two faults")

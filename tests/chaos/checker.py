@@ -284,7 +284,6 @@ def _figures(story: _Story) -> dict[str, str]:
     kinds = Counter(trouble.kind for trouble in story.troubles.values())
     draws = sum(story.draws.values())
     seconds = max(0.0, story.end - story.begin)
-    recoveries = sorted(_recoveries(story, disturbed=False))
     waits = [call.seconds for call in story.calls.values() if call.images]
     return {
         "calls": f"{len(story.calls)} in {seconds:.0f} s: {_counted(outcomes)}",
@@ -294,25 +293,37 @@ def _figures(story: _Story) -> dict[str, str]:
         "claims": f"{ends['running']}, {ends['queued']} of them given or taken back",
         "draws begun": f"{draws}, {draws - len(story.draws)} of them repeated",
         "faults": f"{sum(kinds.values())}: {_counted(kinds)}",
-        "a dead or frozen worker's job runs again": _spread(recoveries),
-        "the same, the server in trouble as well": _spread(sorted(_recoveries(story, disturbed=True))),
+        "a dead or frozen worker's job runs again": _spread(_recoveries(story, others_well=True)),
+        "the same, when server or all were in trouble": _spread(_recoveries(story, others_well=False)),
         "longest wait for an image": f"{max(waits, default=0.0):.1f} s",
     }
 
 
-def _recoveries(story: _Story, *, disturbed: bool) -> Iterator[float]:
-    """Yield the seconds from the end of a worker until its job runs elsewhere, by the server's account."""
+def _recoveries(story: _Story, *, others_well: bool) -> list[float]:
+    """Return the seconds from the end of a worker until its job runs elsewhere, by the server's account.
+
+    Either those where the server and one other worker were well all the time, or the rest.
+    """
     killed: dict[str, list[float]] = defaultdict(list)
     for trouble in story.troubles.values():
-        if trouble.pid is not None and ("kill" in trouble.kind or "freeze" in trouble.kind):
+        if trouble.pid is not None and trouble.target.startswith("worker") and "drain" not in trouble.kind:
             killed[str(trouble.pid)].append(trouble.begin)
+    seconds = []
     for events in story.jobs.values():
         claims = [event for event in events if event["status"] == "running"]
         for before, after in pairwise(claims):
             pid = before["worker"].split("-")[-2]
             ends = [end for end in killed[pid] if before["t"] <= end <= after["t"]]
-            if ends and story.in_trouble(["server"], ends[0] - story.run["lease"], after["t"]) == disturbed:
-                yield after["t"] - ends[0]
+            if ends and _one_was_well(story, ends[0] - story.run["lease"], after["t"]) == others_well:
+                seconds.append(after["t"] - ends[0])
+    return sorted(seconds)
+
+
+def _one_was_well(story: _Story, begin: float, end: float) -> bool:
+    workers = [f"worker {number}" for number in range(story.run["workers"])]
+    return not story.in_trouble(["server"], begin, end) and not all(
+        story.in_trouble([worker, f"link of {worker}"], begin, end) for worker in workers
+    )
 
 
 def _spread(seconds: Sequence[float]) -> str:

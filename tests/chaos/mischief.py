@@ -103,8 +103,7 @@ class Mischiefs:
                 place.kill()
                 await asyncio.sleep(fault.seconds)
                 place.start()
-        if place in self._stage.routers:
-            await self._stage.router_answers(place)
+        await self._stage.answers(place)
         place.in_trouble = False
         self._stage.history.note("over", number=number)
 

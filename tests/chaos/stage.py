@@ -56,7 +56,7 @@ class Place:
     environment: Mapping[str, str]
     log: Path
     link: Link
-    url: str = ""
+    url: str
     process: subprocess.Popen[bytes] = field(init=False)
     in_trouble: bool = False
 
@@ -106,13 +106,16 @@ class Stage:
             while not self.server.answers():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
 
-    async def router_answers(self, router: Place, workers: int = 0) -> None:
-        """Return once it does, and knows of so many workers."""
+    async def answers(self, place: Place, workers: int = 0) -> None:
+        """Return once a router or worker does; one that is told to end before has no manners yet.
+
+        With `workers`, once a router knows of so many.
+        """
         path = "/info" if workers else "/health"
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as http:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
-                    async with http.get(router.url + path) as answer:
+                    async with http.get(place.url + path) as answer:
                         body = await answer.json()
                         known = sum(len(base["workers"]) for base in body.get("bases", ()))
                         if answer.status == 200 and known >= workers:
@@ -171,14 +174,17 @@ async def a_stage(folder: Path, history: History, *, routers: int, workers: int)
                 _router(number, folder, await proxy.listen(), hub.url, _a_lasting_port())
                 for number in range(routers)
             ],
-            workers=[_worker(number, folder, await proxy.listen(), hub.url) for number in range(workers)],
+            workers=[
+                _worker(number, folder, await proxy.listen(), hub.url, _a_lasting_port())
+                for number in range(workers)
+            ],
             digests=digests,
         )
         for place in stage.places:
             place.start()
             stack.callback(place.kill)
         for router in stage.routers:
-            await stage.router_answers(router, workers)
+            await stage.answers(router, workers)
         watching = asyncio.create_task(stage.watch())
         stack.callback(watching.cancel)
         yield stage
@@ -197,7 +203,7 @@ def _router(number: int, folder: Path, link: Link, hub: str, port: int) -> Place
     )
 
 
-def _worker(number: int, folder: Path, link: Link, hub: str) -> Place:
+def _worker(number: int, folder: Path, link: Link, hub: str, port: int) -> Place:
     draws = folder / f"draws-{number}.jsonl"
     limits = ["--max-crashes", str(NEVER), "--max-adapter-crashes", str(NEVER)]
     return Place(
@@ -211,11 +217,13 @@ def _worker(number: int, folder: Path, link: Link, hub: str) -> Place:
             hub,
             HF_HOME=str(folder / f"disk-{number}"),
             WARMBASE_BASE=BASE,
+            WARMBASE_PROBE_PORT=str(port),
             WARMBASE_DRAIN=str(DRAIN),
             WARMBASE_RAM_BUDGET=str(RAM_BUDGET),
         ),
         log=folder / f"worker-{number}.log",
         link=link,
+        url=f"http://127.0.0.1:{port}",
     )
 
 

@@ -68,7 +68,7 @@ def over(number=0, t=10.4):
     return {"t": t, "event": "over", "number": number}
 
 
-RUN = {"t": 0.0, "event": "run", "timeout": 60.0, "lease": 2.0}
+RUN = {"t": 0.0, "event": "run", "timeout": 60.0, "lease": 2.0, "workers": 2}
 JOB = (added(), running(), succeeded())
 GOOD = (RUN, asked(), sent(), answer(), ended(), *JOB)
 
@@ -242,8 +242,11 @@ def test_an_error_in_a_log_is_found():
 def test_what_a_killed_worker_held_counts_as_recovered_when_it_runs_elsewhere():
     killed = fault("worker 1", t=10.0, pid=1, kind="kill a worker")
     job = added(), running(1, t=9.0), queue("queued"), running(2, t=12.5), succeeded(2)
-    figures = check([*without("queue"), killed, over(), *job]).figures
-    assert figures["a dead or frozen worker's job runs again"].startswith("1: p50 2.5 s")
+    events = [*without("queue"), killed, over(), *job]
+    assert check(events).figures["a dead or frozen worker's job runs again"].startswith("1: p50 2.5 s")
+
+    all_in_trouble = check([*events, fault("link of worker 0", 1), over(1)]).figures
+    assert all_in_trouble["a dead or frozen worker's job runs again"] == "none"
 
 
 def test_draws_of_one_picture_after_the_first_are_counted_as_repeated():
