@@ -96,7 +96,7 @@ def report(history: Path) -> int:
     """Print the verdict on a history; return the exit code."""
     verdict = check(read(history))
     for name, figure in verdict.figures.items():
-        print(f"{name:44}{figure}")
+        print(f"{name:46}{figure}")
     for wrong in verdict.wrongs[:MOST_SHOWN]:
         print(f"WRONG {wrong.kind}: {wrong.what}")
     if verdict.wrongs:

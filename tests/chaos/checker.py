@@ -98,6 +98,7 @@ class _Story:
         self.troubles: dict[int, _Trouble] = {}
         self.jobs: defaultdict[str, list[Event]] = defaultdict(list)
         self.draws: Counter[tuple[str, int]] = Counter()
+        self.late: list[_Trouble] = []
         self.hung: list[Event] = []
         self.exits: list[Event] = []
         self.complaints: list[Event] = []
@@ -140,6 +141,9 @@ class _Story:
     def _over(self, event: Event) -> None:
         self.troubles[event["number"]].end = event["t"]
 
+    def _late(self, event: Event) -> None:
+        self.late.append(_Trouble(event["target"], "late", event["t"] - event["seconds"], None, event["t"]))
+
     def _queue(self, event: Event) -> None:
         self.jobs[event["job"]].append(event)
 
@@ -164,10 +168,17 @@ class _Story:
 
     def in_trouble(self, targets: Sequence[str], begin: float, end: float) -> bool:
         """Whether one of these was in trouble between two moments."""
-        return any(
-            trouble.target in targets and trouble.begin <= end and trouble.end >= begin
-            for trouble in self.troubles.values()
-        )
+        return _any_of(self.troubles.values(), targets, begin, end)
+
+    def was_late(self, targets: Sequence[str], begin: float, end: float) -> bool:
+        """Whether one of these answered late between two moments, because the machine was overrun."""
+        return _any_of(self.late, targets, begin, end)
+
+
+def _any_of(troubles: Iterable[_Trouble], targets: Sequence[str], begin: float, end: float) -> bool:
+    return any(
+        trouble.target in targets and trouble.begin <= end and trouble.end >= begin for trouble in troubles
+    )
 
 
 def check(events: Iterable[Event]) -> Verdict:
@@ -257,14 +268,18 @@ def _is_founded(story: _Story, call: _Call, answer: Event) -> bool:
     match answer["status"], answer["error_type"]:
         case 503, "queue_unavailable":
             targets = ["server", answer["router"], f"link of {answer['router']}"]
-        case 503, "no_pool_for_base":  # nobody heard of a worker: they cannot tell, or the router not hear
+        case 503, "no_pool_for_base":  # the router cannot hear of a worker, or none is there to be heard of
             targets = ["server", f"link of {answer['router']}"]
+            if not _one_was_well(story, sent["t"] - AFTERMATH, answer["t"]):
+                return answer["retry_after"] is not None
         case 504, "job_expired":
             return bool(answer["t"] - sent["t"] >= story.run["timeout"] - SLACK)
         case _:
             return False
-    has_hint = answer["retry_after"] is not None
-    return has_hint and story.in_trouble(targets, sent["t"] - AFTERMATH, answer["t"])
+    if answer["retry_after"] is None:
+        return False
+    begin, end = sent["t"] - AFTERMATH, answer["t"]
+    return story.in_trouble(targets, begin, end) or story.was_late(["server", answer["router"]], begin, end)
 
 
 def _processes(story: _Story) -> Iterator[Violation]:
@@ -295,6 +310,7 @@ def _figures(story: _Story) -> dict[str, str]:
         "faults": f"{sum(kinds.values())}: {_counted(kinds)}",
         "a dead or frozen worker's job runs again": _spread(_recoveries(story, others_well=True)),
         "the same, when server or all were in trouble": _spread(_recoveries(story, others_well=False)),
+        "late answers to a look, the machine overrun": str(len(story.late)),
         "longest wait for an image": f"{max(waits, default=0.0):.1f} s",
     }
 

@@ -147,7 +147,7 @@ class Clients:
 
     async def _draw(self, call: Call, router: int) -> Answer:
         path, *others = call.adapters or ((None, 1.0),)
-        parameters: dict[str, Any] = {"seed": call.seed}
+        parameters: dict[str, Any] = {"seed": call.seed, "num_inference_steps": call.steps}
         if path[0] is not None:
             parameters["lora_scale"] = path[1]
         if others:

@@ -12,6 +12,8 @@ jobs and put innocent adapters in quarantine, and an honest failure could not be
 REPOSITORIES = 36
 TENANTS = 5
 SCALES = (0.25, 0.5, 0.75, 1.0)
+STEPS = {2: 30, 4: 40, 8: 20, 60: 10}
+"""Denoising steps and how common they are: a few images take long enough to lose their worker half-way."""
 
 
 class Kind(StrEnum):
@@ -53,6 +55,7 @@ class Call:
     adapters: tuple[tuple[int, float], ...]
     prompt: str
     seed: int
+    steps: int
     tenant: int | None
     router: int
     patience: float
@@ -77,6 +80,7 @@ def calls(seed: int, count: int, routers: int) -> Iterator[Call]:
             adapters=tuple((repository, chance.choice(SCALES)) for repository in repositories),
             prompt=f"picture {number} of {seed}",
             seed=chance.randrange(2**32) * NEVER + number,
+            steps=chance.choices(list(STEPS), list(STEPS.values()))[0],
             tenant=chance.choice((None, *range(TENANTS))),
             router=chance.randrange(routers),
             patience=chance.uniform(0.0, 0.6),

@@ -11,13 +11,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 import aiohttp
+import redis
 
 from deploy.local_hub.server import LocalHubConfig, serve
 from deploy.parent_death import with_parent
@@ -37,6 +39,8 @@ DRAIN = 5.0
 STEP_SECONDS = 0.01
 PATIENCE = 60.0
 """Seconds that anything may take that is sure to happen."""
+FEEL_EVERY = 0.5
+LATE = 0.3
 RAM_BUDGET = 24 << 10
 WEIGHTS_BYTES = 1 << 10
 """A worker's RAM holds fewer adapters than there are: each is loaded again and again."""
@@ -132,10 +136,27 @@ class Stage:
                     place.start()
             await asyncio.sleep(0.1)
 
+    async def feel(self) -> None:
+        """Note what answers late, for ever: on a machine that is overrun, silence is nobody's fault."""
+        async with command_client(self.server.url) as server, aiohttp.ClientSession() as http:
+            while True:
+                looks = [self._timed("server", server.ping())]
+                looks += [self._timed(router.name, _look(http, router)) for router in self.routers]
+                await asyncio.gather(*looks)
+                await asyncio.sleep(FEEL_EVERY)
+
+    async def _timed(self, target: str, answer: Awaitable[object]) -> None:
+        begin = time.monotonic()
+        with contextlib.suppress(redis.RedisError, aiohttp.ClientError, TimeoutError):
+            await answer
+        seconds = time.monotonic() - begin
+        if seconds > LATE:
+            self.history.note("late", target=target, seconds=seconds)
+
     async def settled(self) -> None:
         """Return once no job waits or runs, or after the time by which each must have ended."""
-        async with command_client(self.server.url) as redis:
-            queue = JobQueue(redis, base_tag(BASE), QueueSettings())
+        async with command_client(self.server.url) as client:
+            queue = JobQueue(client, base_tag(BASE), QueueSettings())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REQUEST_TIMEOUT + 30):
                     while await queue.depth() != (0, 0):  # noqa: ASYNC110 - it is other processes' work
@@ -185,9 +206,19 @@ async def a_stage(folder: Path, history: History, *, routers: int, workers: int)
             stack.callback(place.kill)
         for router in stage.routers:
             await stage.answers(router, workers)
-        watching = asyncio.create_task(stage.watch())
-        stack.callback(watching.cancel)
+        for loop in (stage.watch(), stage.feel()):
+            stack.push_async_callback(_end, asyncio.create_task(loop))
         yield stage
+
+
+async def _look(http: aiohttp.ClientSession, router: Place) -> None:
+    async with http.get(f"{router.url}/health") as answer:
+        await answer.read()
+
+
+async def _end(loop: asyncio.Task[None]) -> None:
+    loop.cancel()
+    await asyncio.wait([loop])
 
 
 def _router(number: int, folder: Path, link: Link, hub: str, port: int) -> Place:

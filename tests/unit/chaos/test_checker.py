@@ -195,11 +195,23 @@ def test_a_refusal_is_founded_when_the_router_cannot_reach_the_server():
         assert wrongs(*with_end(fault(target), over(), said)) == []
 
 
+def test_that_no_worker_is_there_is_founded_when_all_are_in_trouble():
+    said = refusal(503, "no_pool_for_base")
+    one, other = (fault("worker 0"), over()), (fault("link of worker 1", 1), over(1))
+    assert wrongs(*with_end(*one, *other, said)) == []
+    assert wrongs(*with_end(*one, said)) == [Wrong.UNFOUNDED]
+
+
 def test_a_refusal_for_no_reason_is_unfounded():
     said = refusal(503, "queue_unavailable")
     assert wrongs(*with_end(said)) == [Wrong.UNFOUNDED]
     assert wrongs(*with_end(fault("link of router 1"), over(), said)) == [Wrong.UNFOUNDED]
     assert wrongs(*with_end(fault("server", t=1.0), over(t=2.0), said)) == [Wrong.UNFOUNDED]
+
+
+def test_a_refusal_is_founded_when_the_machine_is_overrun():
+    late = {"t": 10.6, "event": "late", "target": "server", "seconds": 1.2}
+    assert wrongs(*with_end(late, refusal(503, "queue_unavailable"))) == []
 
 
 def test_a_refusal_that_does_not_say_when_to_come_again_is_unfounded():
