@@ -50,9 +50,9 @@ async def _perform(stage: Stage, arguments: argparse.Namespace) -> None:
     mischiefs = Mischiefs(stage, faults(arguments.seed, arguments.calm), lambda: clients.answered)
     telling = asyncio.create_task(_tell(clients, mischiefs, arguments.jobs))
     try:
-        async with asyncio.timeout(arguments.limit), asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             making = group.create_task(mischiefs.run())
-            await clients.run(arguments.clients)
+            await clients.run(arguments.clients, 60 * arguments.minutes)
             mischiefs.stop()
             await making
     finally:
@@ -114,7 +114,7 @@ def _main() -> int:
     parser.add_argument("--routers", type=int, default=2)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--calm", type=int, default=1, help="times as many answers between two faults")
-    parser.add_argument("--limit", type=float, default=3600.0, help="seconds that a run may take")
+    parser.add_argument("--minutes", type=float, default=60.0, help="after these no further job is begun")
     parser.add_argument("--folder", type=Path, help="for history and logs; emptied [build/chaos/SEED]")
     parser.add_argument("--check", type=Path, help="only check this history")
     arguments = parser.parse_args()

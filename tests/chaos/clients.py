@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,8 +46,9 @@ class Clients:
         self._tries = iter(range(1_000_000_000))
         self.answered = 0
 
-    async def run(self, count: int) -> None:
-        """Return when all calls have ended."""
+    async def run(self, count: int, seconds: float) -> None:
+        """Return when all calls have ended. After `seconds` no further one is begun."""
+        self._until = time.monotonic() + seconds
         # A connection for each request: else one that its router has just closed looks like a lost answer.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         timeout = aiohttp.ClientTimeout(total=LONGEST_TRY)
@@ -57,6 +59,8 @@ class Clients:
 
     async def _live(self) -> None:
         for call in self._calls:
+            if time.monotonic() > self._until:
+                return
             adapters = [[self._stage.digests[number], scale] for number, scale in call.adapters]
             self._history.note(
                 "asked",

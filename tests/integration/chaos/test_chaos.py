@@ -11,7 +11,9 @@ import pytest
 from tests.e2e.processes import Started, clean_environ, until
 
 JOBS = 2000 if os.environ.get("CI") else 300
-SECONDS = 280.0
+MINUTES = 2.5
+"""A machine that is too slow for all jobs within these does fewer."""
+PATIENCE = 420.0
 
 StartChaos = Callable[..., Started]
 
@@ -31,10 +33,10 @@ def start_chaos(tmp_path: Path) -> Iterator[StartChaos]:
         run.close()
 
 
-@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.timeout(PATIENCE + 60)
 def test_nothing_is_lost_doubled_or_swapped(start_chaos: StartChaos) -> None:
-    run = start_chaos("--jobs", str(JOBS), "--seed", "1", "--limit", str(SECONDS))
-    until(lambda: run.process.poll() is not None, SECONDS, "the end of the run")
+    run = start_chaos("--jobs", str(JOBS), "--seed", "1", "--minutes", str(MINUTES))
+    until(lambda: run.process.poll() is not None, PATIENCE, "the end of the run")
 
     assert run.end() == 0, run.output
     assert "nothing lost, doubled or swapped" in run.output
