@@ -16,12 +16,14 @@ from tests.chaos.checker import check
 from tests.chaos.clients import Clients
 from tests.chaos.history import History, read
 from tests.chaos.mischief import Mischiefs
-from tests.chaos.plan import calls, faults
+from tests.chaos.plan import calls, faults, last_calls
 from tests.chaos.queue_log import read_queue_log
 from tests.chaos.stage import LEASE, REQUEST_TIMEOUT, Stage, a_stage
 
 PROGRESS_EVERY = 5.0
 MOST_SHOWN = 20
+LAST_CALLS = 20
+"""For each worker, to see that it works again."""
 
 
 async def play(folder: Path, arguments: argparse.Namespace) -> Path:
@@ -46,17 +48,22 @@ async def play(folder: Path, arguments: argparse.Namespace) -> Path:
 
 
 async def _perform(stage: Stage, arguments: argparse.Namespace) -> None:
-    clients = Clients(stage, calls(arguments.seed, arguments.jobs, arguments.routers), stage.history)
+    clients = Clients(stage, stage.history)
+    planned = calls(arguments.seed, arguments.jobs, arguments.routers)
     mischiefs = Mischiefs(stage, faults(arguments.seed, arguments.calm), lambda: clients.answered)
     telling = asyncio.create_task(_tell(clients, mischiefs, arguments.jobs))
     try:
         async with asyncio.TaskGroup() as group:
             making = group.create_task(mischiefs.run())
-            await clients.run(arguments.clients, 60 * arguments.minutes)
+            await clients.run(planned, arguments.clients, 60 * arguments.minutes)
             mischiefs.stop()
             await making
     finally:
         telling.cancel()
+    await stage.all_are_there()
+    stage.history.note("calm", pids={worker.name: worker.process.pid for worker in stage.workers})
+    last = last_calls(arguments.seed, arguments.jobs, LAST_CALLS * arguments.workers)
+    await clients.run(last, arguments.clients, 60.0)
     await stage.settled()
     await stage.leave()
 

@@ -10,7 +10,8 @@ SWAPPED   an image or a job that says another adapter, strength, prompt or seed 
 UNTYPED   an error that does not say what it is, or says too much.
 UNFOUNDED an honest refusal for which the history has no reason.
 HUNG      a request that nobody answered.
-DIED      a process that ended by itself, or badly when asked to; or that complained of an error.
+DIED      a process that ended by itself, or badly when asked to; one that complained of an error; a worker
+          that lives and claims nothing any more when all trouble is over.
 """
 
 from collections import Counter, defaultdict
@@ -99,6 +100,8 @@ class _Story:
         self.jobs: defaultdict[str, list[Event]] = defaultdict(list)
         self.draws: Counter[tuple[str, int]] = Counter()
         self.late: list[_Trouble] = []
+        self.pids: dict[str, int] = {}
+        self.calm_since = inf
         self.hung: list[Event] = []
         self.exits: list[Event] = []
         self.complaints: list[Event] = []
@@ -143,6 +146,9 @@ class _Story:
 
     def _late(self, event: Event) -> None:
         self.late.append(_Trouble(event["target"], "late", event["t"] - event["seconds"], None, event["t"]))
+
+    def _calm(self, event: Event) -> None:
+        self.pids, self.calm_since = event["pids"], event["t"]
 
     def _queue(self, event: Event) -> None:
         self.jobs[event["job"]].append(event)
@@ -288,6 +294,11 @@ def _processes(story: _Story) -> Iterator[Violation]:
             yield Violation(Wrong.DIED, f"{event['process']} ended by itself with {event['code']}")
         elif event["code"] != 0:
             yield Violation(Wrong.DIED, f"{event['process']} was told to end and did with {event['code']}")
+    claims = [event for events in story.jobs.values() for event in events if event["status"] == "running"]
+    at_work = {event["worker"].split("-")[-2] for event in claims if event["t"] >= story.calm_since}
+    for worker, pid in story.pids.items():
+        if str(pid) not in at_work:
+            yield Violation(Wrong.DIED, f"{worker} lives, but works no more")
     for event in story.complaints:
         yield Violation(Wrong.DIED, f"{event['process']} complained: {event['what'][:2000]}")
 

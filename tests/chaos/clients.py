@@ -39,15 +39,15 @@ class Answer:
 class Clients:
     """As many at a time as told; each does one call after the other."""
 
-    def __init__(self, stage: Stage, calls: Iterable[Call], history: History) -> None:
+    def __init__(self, stage: Stage, history: History) -> None:
         self._stage = stage
-        self._calls = iter(calls)
         self._history = history
         self._tries = iter(range(1_000_000_000))
         self.answered = 0
 
-    async def run(self, count: int, seconds: float) -> None:
+    async def run(self, calls: Iterable[Call], count: int, seconds: float) -> None:
         """Return when all calls have ended. After `seconds` no further one is begun."""
+        self._calls = iter(calls)
         self._until = time.monotonic() + seconds
         # A connection for each request: else one that its router has just closed looks like a lost answer.
         connector = aiohttp.TCPConnector(limit=0, force_close=True)

@@ -1,7 +1,7 @@
 """What a seed stands for: the requests, and the faults. Pure, so that a run can be had again."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from random import Random
 
@@ -14,6 +14,7 @@ TENANTS = 5
 SCALES = (0.25, 0.5, 0.75, 1.0)
 STEPS = {2: 30, 4: 40, 8: 20, 60: 10}
 """Denoising steps and how common they are: a few images take long enough to lose their worker half-way."""
+LAST_STEPS = 10
 
 
 class Kind(StrEnum):
@@ -69,7 +70,7 @@ class Call:
         return self.kind in {Kind.POLLS, Kind.POLLS_KEYED}
 
 
-def calls(seed: int, count: int, routers: int) -> Iterator[Call]:
+def calls(seed: int | str, count: int, routers: int) -> Iterator[Call]:
     """Return the requests of a run. Some adapters are wanted far more often than others."""
     chance = Random(f"calls {seed}")  # noqa: S311 - the same in every run
     for number in range(count):
@@ -85,6 +86,12 @@ def calls(seed: int, count: int, routers: int) -> Iterator[Call]:
             router=chance.randrange(routers),
             patience=chance.uniform(0.0, 0.6),
         )
+
+
+def last_calls(seed: int, begin: int, count: int) -> Iterator[Call]:
+    """Return what is asked for when all trouble is over, to see that everybody works again."""
+    for call in calls(f"{seed}, the last", count, 2):
+        yield replace(call, number=begin + call.number, kind=Kind.KEYED, steps=LAST_STEPS)
 
 
 def _sample(chance: Random, count: int) -> Sequence[int]:

@@ -12,11 +12,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import redis
@@ -110,19 +111,27 @@ class Stage:
             while not self.server.answers():  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
 
-    async def answers(self, place: Place, workers: int = 0) -> None:
-        """Return once a router or worker does; one that is told to end before has no manners yet.
+    async def answers(self, place: Place) -> None:
+        """Return once a router or worker does; one that is told to end before has no manners yet."""
+        await self._until_true(place.url + "/health", lambda _: True)
 
-        With `workers`, once a router knows of so many.
-        """
-        path = "/info" if workers else "/health"
+    async def all_are_there(self) -> None:
+        """Return once each router knows of all workers."""
+        pids = {str(worker.process.pid) for worker in self.workers}
+
+        def knows_all(info: Any) -> bool:
+            known = [worker["id"] for base in info["bases"] for worker in base["workers"]]
+            return pids <= {worker.split("-")[-2] for worker in known}
+
+        for router in self.routers:
+            await self._until_true(router.url + "/info", knows_all)
+
+    async def _until_true(self, url: str, is_so: Callable[[Any], bool]) -> None:
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as http:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
-                    async with http.get(place.url + path) as answer:
-                        body = await answer.json()
-                        known = sum(len(base["workers"]) for base in body.get("bases", ()))
-                        if answer.status == 200 and known >= workers:
+                    async with http.get(url) as answer:
+                        if answer.status == 200 and is_so(await answer.json()):
                             return
                 await asyncio.sleep(0.05)
 
@@ -204,8 +213,7 @@ async def a_stage(folder: Path, history: History, *, routers: int, workers: int)
         for place in stage.places:
             place.start()
             stack.callback(place.kill)
-        for router in stage.routers:
-            await stage.answers(router, workers)
+        await stage.all_are_there()
         for loop in (stage.watch(), stage.feel()):
             stack.push_async_callback(_end, asyncio.create_task(loop))
         yield stage

@@ -247,6 +247,14 @@ def test_a_process_that_ends_well_when_asked_is_right():
     assert wrongs(*GOOD, {"event": "exited", "process": "worker 1", "code": 0, "asked": True}) == []
 
 
+def test_a_worker_that_claims_nothing_when_all_is_calm_has_died():
+    calm = {"t": 10.0, "event": "calm", "pids": {"worker 0": 1}}
+    assert wrongs(*GOOD, calm) == []
+    assert (
+        wrongs(*GOOD, {**calm, "t": 12.0}) == wrongs(*GOOD, {**calm, "pids": {"worker 1": 2}}) == [Wrong.DIED]
+    )
+
+
 def test_an_error_in_a_log_is_found():
     assert wrongs(*GOOD, {"event": "complaint", "process": "router 0", "what": "a trace"}) == [Wrong.DIED]
 
