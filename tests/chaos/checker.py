@@ -77,6 +77,12 @@ class _Call:
         return [answer for answer in self.answers if answer["image"] is not None]
 
     @property
+    def was_owed_an_image(self) -> bool:
+        """Whether nothing but the image is a legal end: it was promised, or the client never gave up."""
+        insists = self.asked["keyed"] or bool(self.accepted) or self.outcome == "gave up"
+        return insists and self.outcome != "left"
+
+    @property
     def accepted(self) -> list[Event]:
         return [answer for answer in self.answers if answer["status"] == 202]
 
@@ -198,20 +204,26 @@ def _lost(story: _Story) -> Iterator[Violation]:
     for call in story.calls.values():
         if call.outcome is None:
             yield Violation(Wrong.LOST, f"{call.name} never ended")
-        elif call.outcome != "left" and not call.images:
-            if call.asked["keyed"] or call.accepted or call.outcome == "gave up":
-                yield Violation(Wrong.LOST, f"{call.name} never got its image: {call.outcome}")
-            elif call.outcome == "broken":
-                yield from _cut_off(story, call)
+        elif call.was_owed_an_image and not call.images:
+            yield Violation(Wrong.LOST, f"{call.name} never got its image: {call.outcome}")
+        yield from _cut_off(story, call)
     for job, events in story.jobs.items():
         if not any(event["status"] in ENDS for event in events):
             yield Violation(Wrong.LOST, f"job {job} has no end, only {[e['status'] for e in events]}")
+        for event in events:
+            if event["status"] == "failed" and not _is_over_time(story, events[0], event):
+                yield Violation(Wrong.LOST, f"job {job} failed: {event['error']}")
+
+
+def _is_over_time(story: _Story, added: Event, failed: Event) -> bool:
+    seconds = failed["t"] - added["t"]
+    return failed["error"]["code"] == "job_expired" and bool(seconds >= story.run["timeout"] - SLACK)
 
 
 def _cut_off(story: _Story, call: _Call) -> Iterator[Violation]:
-    """A client that waits loses its connection with its router, and for no other reason."""
+    """A client loses its connection with its router, and for no other reason."""
     for broken in call.broken:
-        sent = call.sent[broken["try"]]
+        sent = call.sent.get(broken["try"], broken)
         if not story.in_trouble([broken["router"]], sent["t"] - SLACK, broken["t"] + SLACK):
             yield Violation(Wrong.LOST, f"{call.name} was cut off by {broken['router']}: {broken['what']}")
 

@@ -102,6 +102,14 @@ def test_a_job_without_an_end_is_lost():
     assert wrongs(RUN, asked(), sent(), ended("left"), added(), running()) == [Wrong.LOST]
 
 
+def test_a_job_that_fails_is_lost_unless_its_time_is_over():
+    fault_of_worker = queue("failed", blob=None, error={"code": "worker_fault"})
+    expired = queue("failed", blob=None, error={"code": "job_expired"})
+    left = RUN, asked(), sent(), ended("left"), added()
+    assert wrongs(*left, fault_of_worker) == wrongs(*left, expired) == [Wrong.LOST]
+    assert wrongs(*left, {**expired, "t": 70.6}) == []
+
+
 def test_a_client_that_leaves_has_lost_nothing():
     assert wrongs(RUN, asked(), sent(), ended("left"), added(), queue("cancelled", blob=None)) == []
 
@@ -124,6 +132,12 @@ def broken(**changes):
 def test_a_connection_that_breaks_for_no_reason_is_a_lost_answer():
     assert wrongs(*with_end(broken(), outcome="broken")) == [Wrong.LOST]
     assert wrongs(*with_end(fault("router 1"), over(), broken(), outcome="broken")) == [Wrong.LOST]
+
+
+def test_also_a_client_that_insists_is_cut_off_for_a_reason_only():
+    keyed = [asked(keyed=True) if event["event"] == "asked" else event for event in GOOD]
+    assert wrongs(*keyed, broken()) == [Wrong.LOST]
+    assert wrongs(*keyed, fault("router 0"), over(), broken()) == []
 
 
 def test_a_client_that_waits_may_lose_its_connection_with_its_router():
