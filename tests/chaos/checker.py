@@ -8,7 +8,7 @@ LOST      a call that waited within its deadline, or was accepted, and got neith
 DOUBLED   two images or two jobs for one key, two ends of one job, an end by a worker whose lease was over.
 SWAPPED   an image or a job that says another adapter, strength, prompt or seed than was asked for.
 UNTYPED   an error that does not say what it is, or says too much.
-UNFOUNDED an honest refusal for which the history has no reason.
+UNFOUNDED an honest refusal, or a long silence after the job's end, for which the history has no reason.
 HUNG      a request that nobody answered.
 DIED      a process that ended by itself, or badly when asked to; one that complained of an error; a worker
           that lives and claims nothing any more when all trouble is over.
@@ -28,6 +28,8 @@ ENDS = ("succeeded", "failed", "cancelled")
 AFTERMATH = 6.0
 """Seconds that a trouble may be felt after it is over: a command waits for 3 s, and may do so twice."""
 SLACK = 1.0
+MOST_SILENCE = 5.0
+"""Seconds. A router sweeps every second."""
 
 
 class Wrong(StrEnum):
@@ -278,26 +280,49 @@ def _answers(story: _Story) -> Iterator[Violation]:
                 yield Violation(Wrong.UNFOUNDED, f"{told}: {answer['error']}")
             elif answer["job_status"] in {"failed", "cancelled"}:
                 yield Violation(Wrong.UNFOUNDED, f"{told}, {answer['job_status']}: {answer['error']}")
+        for answer, silence in _silences(story, call):
+            at = answer["t"]
+            if silence > MOST_SILENCE and not _is_explained(story, answer["router"], at, at):
+                told = f"{call.name} at {answer['router']}: told {silence:.1f} s after its job's end"
+                yield Violation(Wrong.UNFOUNDED, told)
+
+
+def _silences(story: _Story, call: _Call) -> Iterator[tuple[Event, float]]:
+    """Yield the answers to those who waited with the seconds between the job's end and the answer."""
+    for answer in call.images:
+        if answer["method"] == "POST":
+            for event in story.jobs[answer["job"]]:
+                if event["status"] == "succeeded":
+                    yield answer, answer["t"] - max(event["t"], call.sent[answer["try"]]["t"])
 
 
 def _is_founded(story: _Story, call: _Call, answer: Event) -> bool:
     """Whether the history has a reason for an error: a server out of reach, a deadline that passed."""
-    sent = call.sent.get(answer["try"], answer)
+    begin, end = call.sent.get(answer["try"], answer)["t"], answer["t"]
     match answer["status"], answer["error_type"]:
-        case 503, "queue_unavailable":
-            targets = ["server", answer["router"], f"link of {answer['router']}"]
-        case 503, "no_pool_for_base":  # the router cannot hear of a worker, or none is there to be heard of
-            targets = ["server", f"link of {answer['router']}"]
-            if not _one_was_well(story, sent["t"] - AFTERMATH, answer["t"]):
-                return answer["retry_after"] is not None
+        case 503, "queue_unavailable" if answer["retry_after"]:
+            return _is_explained(story, answer["router"], begin, end)
+        case 503, "no_pool_for_base" if answer["retry_after"]:
+            # the router cannot hear of a worker, or none is there to be heard of
+            none_there = not _one_was_well(story, begin - AFTERMATH, end)
+            return none_there or _is_explained(story, answer["router"], begin, end)
         case 504, "job_expired":
-            return bool(answer["t"] - sent["t"] >= story.run["timeout"] - SLACK)
+            return bool(end - begin >= story.run["timeout"] - SLACK) and not _had_ended(story, call, end)
         case _:
             return False
-    if answer["retry_after"] is None:
-        return False
-    begin, end = sent["t"] - AFTERMATH, answer["t"]
-    return story.in_trouble(targets, begin, end) or story.was_late(["server", answer["router"]], begin, end)
+
+
+def _is_explained(story: _Story, router: str, begin: float, end: float) -> bool:
+    """Whether something kept a router from the server between two moments, or shortly before."""
+    targets = ["server", router, f"link of {router}"]
+    begin -= AFTERMATH
+    return story.in_trouble(targets, begin, end) or story.was_late(["server", router], begin, end)
+
+
+def _had_ended(story: _Story, call: _Call, end: float) -> bool:
+    """Whether a job of the call had its image long before."""
+    events = [event for job in call.jobs for event in story.jobs[job]]
+    return any(event["status"] == "succeeded" and event["t"] < end - AFTERMATH for event in events)
 
 
 def _processes(story: _Story) -> Iterator[Violation]:
@@ -322,6 +347,7 @@ def _figures(story: _Story) -> dict[str, str]:
     kinds = Counter(trouble.kind for trouble in story.troubles.values())
     draws = sum(story.draws.values())
     seconds = max(0.0, story.end - story.begin)
+    silences = [silence for call in story.calls.values() for _, silence in _silences(story, call)]
     waits = [call.seconds for call in story.calls.values() if call.images]
     return {
         "calls": f"{len(story.calls)} in {seconds:.0f} s: {_counted(outcomes)}",
@@ -333,6 +359,7 @@ def _figures(story: _Story) -> dict[str, str]:
         "faults": f"{sum(kinds.values())}: {_counted(kinds)}",
         "a dead or frozen worker's job runs again": _spread(_recoveries(story, others_well=True)),
         "the same, when server or all were in trouble": _spread(_recoveries(story, others_well=False)),
+        "from a job's end to its waiting client": _spread(sorted(silences)),
         "late answers to a look, the machine overrun": str(len(story.late)),
         "longest wait for an image": f"{max(waits, default=0.0):.1f} s",
     }
@@ -369,7 +396,7 @@ def _spread(seconds: Sequence[float]) -> str:
     if not seconds:
         return "none"
     middle, late = seconds[len(seconds) // 2], seconds[ceil(0.99 * len(seconds)) - 1]
-    return f"{len(seconds)}: p50 {middle:.1f} s, p99 {late:.1f} s, longest {seconds[-1]:.1f} s"
+    return f"{len(seconds)}: p50 {middle:.3g} s, p99 {late:.3g} s, longest {seconds[-1]:.3g} s"
 
 
 def _counted(counts: dict[Any, int]) -> str:

@@ -235,7 +235,21 @@ def test_a_refusal_that_does_not_say_when_to_come_again_is_unfounded():
 
 def test_an_expiry_before_the_deadline_is_unfounded():
     assert wrongs(*with_end(refusal(504, "job_expired"))) == [Wrong.UNFOUNDED]
-    assert wrongs(*with_end(refusal(504, "job_expired", t=70.1))) == []
+    assert wrongs(RUN, asked(), sent(), refusal(504, "job_expired", t=70.1), ended("refused")) == []
+
+
+def test_an_expiry_of_what_had_its_image_long_before_is_unfounded():
+    late = refusal(504, "job_expired", t=70.1)
+    drawn = RUN, asked(), sent(), late, ended("refused")
+    assert wrongs(*drawn, added(), running(), succeeded()) == [Wrong.UNFOUNDED]
+    assert wrongs(*drawn, added(), running(), {**succeeded(), "t": 69.0}) == []
+
+
+def test_a_long_silence_after_the_job_s_end_is_unfounded_if_nothing_explains_it():
+    assert wrongs(*with_end(answer(t=20.0), outcome="image")) == [Wrong.UNFOUNDED]
+    trouble = fault("link of router 0")
+    assert wrongs(*with_end(trouble, over(t=17.0), answer(t=20.0), outcome="image")) == []
+    assert wrongs(*with_end(trouble, over(), answer(t=20.0), outcome="image")) == [Wrong.UNFOUNDED]
 
 
 @pytest.mark.parametrize(
