@@ -22,6 +22,8 @@ LONGEST_TRY = REQUEST_TIMEOUT + 30
 LONGEST_CALL = 2 * LONGEST_TRY
 LONGEST_PAUSE = 1.0
 """Seconds that a client heeds of `Retry-After`: it is here to make trouble."""
+BETWEEN_ARRIVALS = 0.05
+"""Seconds: all at once would only show that a router which has just started is slow."""
 FIRST_LOOK, LONGEST_LOOK = 0.05, 0.4
 
 
@@ -54,10 +56,11 @@ class Clients:
         timeout = aiohttp.ClientTimeout(total=LONGEST_TRY)
         http = aiohttp.ClientSession(connector=connector, timeout=timeout)
         async with http as self._http, asyncio.TaskGroup() as group:
-            for _ in range(count):
-                group.create_task(self._live())
+            for number in range(count):
+                group.create_task(self._live(number * BETWEEN_ARRIVALS))
 
-    async def _live(self) -> None:
+    async def _live(self, arrival: float) -> None:
+        await asyncio.sleep(arrival)
         for call in self._calls:
             if time.monotonic() > self._until:
                 return

@@ -40,8 +40,8 @@ DRAIN = 5.0
 STEP_SECONDS = 0.01
 PATIENCE = 60.0
 """Seconds that anything may take that is sure to happen."""
-FEEL_EVERY = 0.5
-LATE = 0.3
+FEEL_EVERY = 0.25
+LATE = 0.2
 RAM_BUDGET = 24 << 10
 WEIGHTS_BYTES = 1 << 10
 """A worker's RAM holds fewer adapters than there are: each is loaded again and again."""
@@ -91,12 +91,14 @@ class Stage:
     """Everything, ready.
 
     Attributes:
+        look: a link that nobody does anything to.
         digests: of each repository's weight file, by its number.
     """
 
     folder: Path
     history: History
     server: Server
+    look: Link
     routers: Sequence[Place]
     workers: Sequence[Place]
     digests: Sequence[str]
@@ -147,7 +149,7 @@ class Stage:
 
     async def feel(self) -> None:
         """Note what answers late, for ever: on a machine that is overrun, silence is nobody's fault."""
-        async with command_client(self.server.url) as server, aiohttp.ClientSession() as http:
+        async with command_client(self.look.url) as server, aiohttp.ClientSession() as http:
             while True:
                 looks = [self._timed("server", server.ping())]
                 looks += [self._timed(router.name, _look(http, router)) for router in self.routers]
@@ -200,6 +202,7 @@ async def a_stage(folder: Path, history: History, *, routers: int, workers: int)
             folder=folder,
             history=history,
             server=server,
+            look=await proxy.listen(),
             routers=[
                 _router(number, folder, await proxy.listen(), hub.url, _a_lasting_port())
                 for number in range(routers)
