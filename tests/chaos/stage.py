@@ -150,14 +150,15 @@ class Stage:
     async def feel(self) -> None:
         """Note what answers late, for ever: on a machine that is overrun, silence is nobody's fault."""
         async with command_client(self.look.url) as server, aiohttp.ClientSession() as http:
+            due = time.monotonic()  # not when it begins: this process may be kept waiting as well
             while True:
-                looks = [self._timed("server", server.ping())]
-                looks += [self._timed(router.name, _look(http, router)) for router in self.routers]
+                looks = [self._timed("server", server.ping(), due)]
+                looks += [self._timed(router.name, _look(http, router), due) for router in self.routers]
                 await asyncio.gather(*looks)
+                due = time.monotonic() + FEEL_EVERY
                 await asyncio.sleep(FEEL_EVERY)
 
-    async def _timed(self, target: str, answer: Awaitable[object]) -> None:
-        begin = time.monotonic()
+    async def _timed(self, target: str, answer: Awaitable[object], begin: float) -> None:
         with contextlib.suppress(redis.RedisError, aiohttp.ClientError, TimeoutError):
             await answer
         seconds = time.monotonic() - begin
