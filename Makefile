@@ -5,11 +5,7 @@ BIN = $(VENV)/bin
 PACKAGES = shared router worker deploy
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help install demo test test-unit check format soak-queue bench bench-other-queues bench-gpu contact-sheet demo-repositories clean
-=======
-.PHONY: help install demo test test-unit check format soak-queue chaos bench bench-gpu contact-sheet demo-repositories clean
->>>>>>> chaos
+.PHONY: help install demo test test-unit check format soak-queue chaos bench bench-other-queues bench-gpu contact-sheet demo-repositories clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22

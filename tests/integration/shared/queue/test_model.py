@@ -267,16 +267,6 @@ class QueueModel:
         known.stop_running(JobStatus.QUEUED)
         known.delayed = delayed and known.waits
 
-    def place_anew(self) -> None:
-        self.tags.clear()
-        self.overtakers.clear()
-        held = [known for known in self.jobs.values() if known.waits or known.holder]
-        later = [known for known in held if known.place > self.virtual[known.priority]]
-        for known in sorted(later, key=lambda known: (known.place, known.job.id)):
-            if known.load == FIRST_WORK / UNIT:
-                known.load = self.average_load
-            known.place = self.place(known.job, known.load)
-
     def learn(self, seconds: float, work: int) -> None:
         self.mean = self.mean + 0.1 * (seconds - self.mean) if self.mean else seconds
         self.work = self.work + 0.1 * (work - self.work) if self.work else work
@@ -380,13 +370,10 @@ class QueueMachine(RuleBasedStateMachine):
         result = replace(a_result(), timings=some_timings(swap=0.0, inference=seconds))
 
         def apply(known):
-            is_first = not known.cancelled and not self.model.work
             if not known.cancelled:
                 self.model.learn(seconds, result.steps * result.width * result.height)
                 self.model.crashes[lease.job.affinity] = 0
             known.stop_running(JobStatus.SUCCEEDED)
-            if is_first:
-                self.model.place_anew()
 
         self.settle("complete", lease, lambda: self.queue.complete(lease, result), apply, repeat)
 

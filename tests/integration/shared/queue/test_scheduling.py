@@ -6,7 +6,7 @@ import pytest
 
 from shared.jobs import JobStatus, Priority
 from shared.queue.queue import Enqueued, Mode
-from tests.builders import WORKER, a_job, a_result, an_adapter, an_error
+from tests.builders import WORKER, a_job, an_adapter, an_error
 
 tokens = count()
 
@@ -36,18 +36,6 @@ async def test_a_newcomer_does_not_wait_behind_the_flood_of_another_tenant(queue
     late = a_job(tenant="newcomer")
     await fill(queue, *flood, late)
     assert late.id in await ids_of(queue, take, 2)
-
-
-async def test_what_came_before_anything_was_measured_keeps_its_fair_turn_afterwards(queue, take):
-    early = [a_job(tenant="early") for _ in range(10)]
-    await fill(queue, a_job(tenant="late"), *early)
-    taken = []
-    for _ in range(12):
-        await fill(queue, a_job(tenant="late"))
-        (lease,) = (await take()).leases
-        await queue.complete(lease, a_result())
-        taken.append(lease.job.tenant)
-    assert taken.count("early") >= 5
 
 
 async def test_a_tenant_of_three_times_the_weight_gets_three_times_the_share(queue, take):
