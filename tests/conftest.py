@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import redis
 
 from deploy import embedded_valkey
+from tests.servers import redis_of_the_system, valkey
 
 HERE = Path(__file__).parent
 MARKED = {"unit", "contracts", "integration", "e2e", "browser", "gpu"}
@@ -34,13 +36,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def redis_server() -> Iterator[embedded_valkey.EmbeddedValkey]:
     """One private server for the whole run. Without a binary: skipped here, an error in CI."""
     try:
-        server = embedded_valkey.start()
+        server = embedded_valkey.start(valkey())
     except embedded_valkey.ServerMissing as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+        missing(str(error))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_binary() -> Path:
+    """The installed Redis, beside the Valkey that all else runs on. Without it: as `redis_server`."""
+    return redis_of_the_system() or missing("no redis-server on PATH; the package redis-server brings it")
+
+
+def missing(what: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture

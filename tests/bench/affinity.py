@@ -35,6 +35,7 @@ from shared.redis_client import command_client
 from shared.refs import RepoId, base_tag
 from tests.bench.workloads import Form, Service, jobs
 from tests.builders import BASE, a_job, a_result, an_adapter, some_params, some_timings
+from tests.servers import valkey
 
 WORKERS = 4
 BACKLOG = 64
@@ -249,7 +250,7 @@ def main() -> None:
     parser.add_argument("--service", type=Service, choices=list(Service), help="one of the two services")
     given = parser.parse_args()
     services = [given.service] if given.service else list(Service)
-    server = embedded_valkey.start()
+    server = embedded_valkey.start(valkey())
     costs = Costs(job=given.seconds, swap=given.swap)
     try:
         asyncio.run(measure(server.url, services, costs, given.slack, given.jobs))

@@ -30,6 +30,7 @@ from shared.refs import base_tag
 from tests.bench.affinity import IN_MEMORY, PATIENT, STEPS, WORKERS, SimulatedWorker, job_with
 from tests.bench.workloads import Form, Service, jobs
 from tests.builders import BASE
+from tests.servers import valkey
 
 FLOODER, LIGHT, LONE = "flooder", tuple(f"light-{number}" for number in range(9)), "lone"
 KEPT_WAITING = 4
@@ -175,7 +176,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2000, help="jobs that are done in each arm")
     parser.add_argument("--flood", type=int, default=10_000, help="jobs that one tenant has waiting")
     given = parser.parse_args()
-    server = embedded_valkey.start()
+    server = embedded_valkey.start(valkey())
     try:
         asyncio.run(measure(server.url, given.jobs, given.flood))
     finally:

@@ -35,6 +35,7 @@ from shared.redis_client import blocking_client, command_client
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults
 from tests.builders import BASE, a_result, a_worker
+from tests.servers import valkey
 from tests.steps import claim_one
 
 ROOT = Path(__file__).parents[2]
@@ -225,7 +226,7 @@ def main() -> None:
     elif given.role == "work":
         asyncio.run(work(given.redis))
     else:
-        server = embedded_valkey.start()
+        server = embedded_valkey.start(valkey())
         try:
             asyncio.run(measure(server.url, given.requests))
         finally:

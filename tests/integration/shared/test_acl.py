@@ -25,26 +25,45 @@ TAG = base_tag(BASE)
 SETTINGS = QueueSettings(lease=60.0)
 ADMIN = "user admin on >ADMIN_PASSWORD ~* &* +@all"
 IN_A_CLUSTER = " +cluster|slots +command +readonly +asking"
+NOT_IN_REDIS_7_0 = " +client|setinfo"
 
 
-def users(extra=""):
+def users():
     (block,) = [part for part in GUIDE.read_text().split("```") if part.startswith("acl\n")]
-    return [line + (extra if " on " in line else "") for line in block.splitlines()[1:]]
+    return block.splitlines()[1:]
 
 
-@pytest.fixture(params=["one server", "cluster"])
-def urls(request, tmp_path):
+def users_of_a_cluster():
+    return [line + (IN_A_CLUSTER if " on " in line else "") for line in users()]
+
+
+def users_of_redis(version):
+    if version >= "7.2":
+        return users()
+    return [line.replace(NOT_IN_REDIS_7_0, "") for line in users()]
+
+
+@pytest.fixture(scope="module", params=["one server", "cluster", "redis"])
+def urls(request, tmp_path_factory):
     """The addresses for the router's and the worker's user."""
-    servers = Servers(tmp_path)
-    cluster = request.param == "cluster"
-    server = servers.start_cluster() if cluster else servers.start('save ""')
-    for line in [ADMIN, *reversed(users(IN_A_CLUSTER if cluster else ""))]:
-        server.client.execute_command("ACL", "SETUSER", *line.split()[1:])
-    scheme = "redis+cluster" if cluster else "redis"
-    yield tuple(
-        f"{scheme}://{who}:{who.upper()}_PASSWORD@127.0.0.1:{server.port}" for who in ("router", "worker")
-    )
-    servers.kill_all()
+    binary = request.getfixturevalue("redis_binary") if request.param == "redis" else None
+    servers = Servers(tmp_path_factory.mktemp("servers"), binary)
+    try:
+        match request.param:
+            case "cluster":
+                server, lines, scheme = servers.start_cluster(), users_of_a_cluster(), "redis+cluster"
+            case "redis":
+                server = servers.start('save ""')
+                lines, scheme = users_of_redis(server.client.info()["redis_version"]), "redis"
+            case _:
+                server, lines, scheme = servers.start('save ""'), users(), "redis"
+        for line in [ADMIN, *reversed(lines)]:
+            server.client.execute_command("ACL", "SETUSER", *line.split()[1:])
+        yield tuple(
+            f"{scheme}://{who}:{who.upper()}_PASSWORD@127.0.0.1:{server.port}" for who in ("router", "worker")
+        )
+    finally:
+        servers.kill_all()
 
 
 @pytest.fixture

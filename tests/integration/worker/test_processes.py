@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from deploy.embedded_valkey import find_binary
 from shared.config import WorkerConfig
 from shared.jobs import JobStatus
 from shared.pools import PoolDirectory
@@ -32,6 +31,7 @@ from tests.integration.worker.conftest import (
     WorkerProcess,
     until,
 )
+from tests.servers import valkey
 from worker.exit_codes import ExitCode
 
 ENDLESS = 1_000_000
@@ -182,7 +182,7 @@ class MortalServer:
     async def start(self) -> None:
         options = {"port": self.port, "dir": self.folder, "appendonly": "yes", "save": ""}
         arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-        command = [find_binary(), *arguments]
+        command = [valkey(), *arguments]
         self.process = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.DEVNULL)
 
         async def answers() -> bool:
