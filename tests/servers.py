@@ -18,6 +18,10 @@ from deploy.embedded_valkey import bundled_binary, find_binary
 
 PATIENCE = 20.0
 
+DURABLE = ("appendonly yes", "appendfsync no", 'save ""')
+"""What was answered survives a SIGKILL: the kernel has it. With `everysec` it need not: while the disk is
+slow to take what came before, the server answers first and writes up to two seconds later."""
+
 
 def valkey() -> Path:
     """Return the server that tests run on."""
@@ -36,7 +40,8 @@ class Server:
 
     port: int
     folder: Path
-    process: subprocess.Popen[bytes]
+    command: tuple[str | Path, ...]
+    process: subprocess.Popen[bytes] | None = None
     clients: list[redis.Redis] = field(default_factory=list)
 
     @property
@@ -57,12 +62,35 @@ class Server:
             return str(self.client.info("replication")["role"])
         return ""
 
+    def run(self) -> None:
+        """Start it, with what it has on disk, and return once it answers."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        until(self._answers, self.log.read_text)
+
     def kill(self) -> None:
+        """Kill it, if it runs. What it wrote to its disk stays."""
         for client in self.clients:
             client.close()
         self.clients.clear()
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    def _answers(self) -> bool:
+        assert self.process, "it was not started"
+        assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(redis.ConnectionError):  # also: it loads its data
+            try:
+                return bool(self.client.ping())
+            except redis.AuthenticationError:  # which is an answer
+                return True
+        return False
 
 
 class Servers:
@@ -84,12 +112,9 @@ class Servers:
             common += ("repl-diskless-sync-delay 0",)
         text = "\n".join((*common, *lines))
         configuration.write_text(text + "\n", encoding="utf-8")
-        log = (folder / "log").open("wb")
-        with log:
-            process = subprocess.Popen([self._binary, configuration, *mode], stdout=log, stderr=log)
-        server = Server(port, folder, process)
+        server = Server(port, folder, (self._binary, configuration, *mode))
         self.all.append(server)
-        until(lambda: _answers(server), (folder / "log").read_text)
+        server.run()
         return server
 
     def start_sentinel(self, primary: Server, service: str = "queue") -> Server:
@@ -130,16 +155,6 @@ def until(true, told=lambda: "") -> None:
 def _begun(sentinel: Server, service: str) -> bool:
     with contextlib.suppress(redis.ResponseError):  # it does not know yet how far the replica is
         return bool(sentinel.client.execute_command("SENTINEL", "FAILOVER", service))
-    return False
-
-
-def _answers(server: Server) -> bool:
-    assert server.process.poll() is None, (server.folder / "log").read_text()
-    with contextlib.suppress(redis.ConnectionError):
-        try:
-            return bool(server.client.ping())
-        except redis.AuthenticationError:  # which is an answer
-            return True
     return False
 
 
