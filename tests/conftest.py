@@ -19,8 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--model-examples",
         type=int,
-        default=500,
-        help="histories of the queue that are compared with its model, 100 operations each",
+        default=520,
+        help="histories of the queue that are compared with its model on all servers, 100 operations each",
     )
 
 

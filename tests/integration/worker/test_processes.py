@@ -1,14 +1,13 @@
 """Whole worker processes: killed, stopped, frozen, told to end, and left without Redis."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ from tests.integration.worker.conftest import (
     WorkerProcess,
     until,
 )
-from tests.servers import valkey
+from tests.servers import DURABLE, Server, Servers
 from worker.exit_codes import ExitCode
 
 ENDLESS = 1_000_000
@@ -167,45 +166,13 @@ async def test_a_worker_whose_generation_hangs_leaves_and_its_job_is_taken_back(
     assert (await queue.record(job)).crashes == 1
 
 
-@dataclass(slots=True)
-class MortalServer:
-    """A server on a port of its own that may be killed and started again with what it held."""
-
-    port: int
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    async def start(self) -> None:
-        options = {"port": self.port, "dir": self.folder, "appendonly": "yes", "save": ""}
-        arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-        command = [valkey(), *arguments]
-        self.process = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.DEVNULL)
-
-        async def answers() -> bool:
-            with contextlib.suppress(redis.RedisError), redis.Redis(port=self.port, retry=None) as client:
-                return bool(client.ping())
-            return False
-
-        await until(answers)
-
-    async def kill(self) -> None:
-        if self.process:
-            self.process.kill()
-            await asyncio.to_thread(self.process.wait)
-
-
 @pytest.fixture
-async def server(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[MortalServer]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = MortalServer(unused_tcp_port, folder)
-    await server.start()
-    yield server
-    await server.kill()
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own, that may be killed and run again with what it held."""
+    (tmp_path / "server").mkdir()
+    servers = Servers(tmp_path / "server")
+    yield servers.start(*DURABLE)
+    servers.kill_all()
 
 
 @pytest.fixture
@@ -218,7 +185,7 @@ def config(config: WorkerConfig, request: pytest.FixtureRequest) -> WorkerConfig
 
 
 async def test_a_worker_carries_on_by_itself_after_redis_was_away(
-    server: MortalServer, start_process: StartProcess, settings: QueueSettings
+    server: Server, start_process: StartProcess, settings: QueueSettings
 ) -> None:
     worker = start_process("--step-seconds", "0.02")
     async with command_client(server.url) as client:
@@ -232,10 +199,10 @@ async def test_a_worker_carries_on_by_itself_after_redis_was_away(
         running = await queue.add(a_job(adapters=(), params=some_params(steps=50)))
         waiting = await queue.add(a_job(adapters=()))
         await queue.drawing(running)
-        await server.kill()
+        server.kill()
         await said(worker, "settle_waits")
         await asyncio.sleep(LEASE)  # longer than the lease: nobody can have renewed it
-        await server.start()
+        server.run()
 
         records = [await queue.ended(job) for job in (running, waiting)]
 
@@ -244,12 +211,12 @@ async def test_a_worker_carries_on_by_itself_after_redis_was_away(
 
 
 async def test_a_worker_that_starts_before_redis_waits_for_it(
-    server: MortalServer, start_process: StartProcess, settings: QueueSettings
+    server: Server, start_process: StartProcess, settings: QueueSettings
 ) -> None:
-    await server.kill()
+    server.kill()
     worker = start_process()
     await said(worker, "server_waits")
-    await server.start()
+    server.run()
 
     async with command_client(server.url) as client:
         queue = QueueUser(
@@ -262,9 +229,9 @@ async def test_a_worker_that_starts_before_redis_waits_for_it(
 
 
 async def test_a_worker_told_to_stop_without_redis_ends_all_the_same(
-    server: MortalServer, start_process: StartProcess
+    server: Server, start_process: StartProcess
 ) -> None:
-    await server.kill()
+    server.kill()
     worker = start_process()
     await said(worker, "server_waits")
     worker.signal(signal.SIGTERM)
