@@ -1,6 +1,7 @@
 """Whole worker processes: killed, stopped, frozen, told to end, and left without Redis."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,11 +15,11 @@ import pytest
 import redis
 
 from shared.config import WorkerConfig
-from shared.jobs import JobStatus
-from shared.pools import PoolDirectory
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.errors import QueueUnavailable
+from shared.jobs import JobId, JobStatus
+from shared.queue.keys import BaseKeys
+from shared.queue.queue import QueueSettings
 from shared.redis_client import command_client
-from shared.results.redis_store import RedisResults
 from tests import null_engine
 from tests.builders import a_job, some_params
 from tests.integration.worker.conftest import (
@@ -28,6 +29,7 @@ from tests.integration.worker.conftest import (
     QueueUser,
     StartProcess,
     WorkerProcess,
+    queue_user,
     until,
 )
 from tests.servers import DURABLE, Server, Servers
@@ -60,6 +62,68 @@ async def test_a_killed_worker_s_job_runs_once_more_elsewhere_and_has_one_result
     record = await queue.ended(job)
     assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 2, 1)
     assert len(await queue.blobs()) == 1
+
+
+async def test_a_worker_that_dies_with_its_image_stored_leaves_no_second_result(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    first = start_process("--dies", "before")
+    job = await queue.add(a_job(adapters=()))
+    assert await first.exit_code() == -signal.SIGKILL
+    (orphan,) = await queue.blobs()
+    start_process()
+
+    record = await queue.ended(job)
+    assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 2, 1)
+    assert record.result is not None
+    assert await queue.results.get(record.result.blob)
+    assert not orphan.decode().endswith(record.result.blob)
+    assert 0 < await queue.redis.ttl(orphan) <= QueueSettings().record_ttl
+
+
+async def test_a_worker_that_dies_with_its_job_done_has_done_it(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    first = start_process("--dies", "after")
+    job = await queue.add(a_job(adapters=()))
+    assert await first.exit_code() == -signal.SIGKILL
+    record = await queue.ended(job)
+    start_process()
+    await queue.ended(await queue.add(a_job(adapters=())))
+    await queue.jobs.reap()
+
+    assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 1, 0)
+    assert await queue.record(job) == record
+
+
+async def test_workers_whose_clocks_are_an_hour_wrong_work_like_others(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    wrong = [start_process("--step-seconds", "0.05", "--clock-ahead", ahead) for ahead in ("3600", "-3600")]
+
+    async def both_are_live() -> bool:
+        return sum(len(pool.workers) for pool in await queue.pools.live()) == 2
+
+    await until(both_are_live)
+    (begin, _) = await queue.redis.time()
+    steps = int(2 * LEASE / 0.05)  # longer than a lease: each would reap the other's
+    jobs = [await queue.add(a_job(adapters=(), params=some_params(steps=steps))) for _ in range(2)]
+    records = [await queue.ended(job) for job in jobs]
+    (end, _) = await queue.redis.time()
+    for record in records:
+        assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 1, 0)
+        assert begin <= record.started_at <= record.finished_at <= end + 1
+
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=ENDLESS), timeout=3600.0))
+    await queue.drawing(job)
+    holder = await queue.redis.hget(BaseKeys(TAG).job(job), "worker")
+    (doomed,) = [worker for worker in wrong if f"-{worker.process.pid}-" in holder.decode()]
+    doomed.signal(signal.SIGKILL)
+
+    async def runs_elsewhere() -> bool:
+        return (await queue.record(job)).attempts == 2
+
+    await until(runs_elsewhere)
 
 
 async def test_a_job_that_kills_its_workers_fails_and_other_jobs_go_on(
@@ -189,12 +253,7 @@ async def test_a_worker_carries_on_by_itself_after_redis_was_away(
 ) -> None:
     worker = start_process("--step-seconds", "0.02")
     async with command_client(server.url) as client:
-        queue = QueueUser(
-            JobQueue(client, TAG, settings),
-            RedisResults(client, ttl=600, most_bytes=1 << 30),
-            PoolDirectory(client),
-            client,
-        )
+        queue = queue_user(client, settings)
         await queue.ended(await queue.add(a_job(adapters=())))
         running = await queue.add(a_job(adapters=(), params=some_params(steps=50)))
         waiting = await queue.add(a_job(adapters=()))
@@ -210,6 +269,39 @@ async def test_a_worker_carries_on_by_itself_after_redis_was_away(
     assert worker.process.poll() is None
 
 
+async def test_every_job_that_was_accepted_ends_although_redis_is_killed_again_and_again(
+    server: Server, start_process: StartProcess, settings: QueueSettings
+) -> None:
+    for _ in range(2):
+        start_process("--step-seconds", "0.01")
+    accepted: list[JobId] = []
+    async with command_client(server.url) as client:
+        queue = queue_user(client, settings)
+
+        async def add_one() -> None:
+            job = a_job(adapters=(), params=some_params(steps=20))
+            while job.id not in accepted:
+                with contextlib.suppress(QueueUnavailable):  # as a router does: again, under the same id
+                    accepted.append(await queue.add(job))
+                await asyncio.sleep(0.02)
+
+        async def add_many() -> None:
+            for _ in range(60):
+                await add_one()
+
+        adding = asyncio.create_task(add_many())
+        for _ in range(3):
+            await asyncio.sleep(0.7)
+            server.kill()
+            await asyncio.sleep(0.3)
+            server.run()
+        await adding
+        records = [await queue.ended(job) for job in accepted]
+        assert {record.status for record in records} == {JobStatus.SUCCEEDED}
+        assert len(accepted) == 60
+        assert await queue.jobs.depth() == (0, 0)
+
+
 async def test_a_worker_that_starts_before_redis_waits_for_it(
     server: Server, start_process: StartProcess, settings: QueueSettings
 ) -> None:
@@ -219,12 +311,7 @@ async def test_a_worker_that_starts_before_redis_waits_for_it(
     server.run()
 
     async with command_client(server.url) as client:
-        queue = QueueUser(
-            JobQueue(client, TAG, settings),
-            RedisResults(client, ttl=600, most_bytes=1 << 30),
-            PoolDirectory(client),
-            client,
-        )
+        queue = queue_user(client, settings)
         assert (await queue.ended(await queue.add(a_job(adapters=())))).status is JobStatus.SUCCEEDED
 
 
