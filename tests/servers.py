@@ -128,11 +128,32 @@ class Servers:
 
     def start_cluster(self, *lines: str) -> Server:
         """Start a cluster of one node that has all slots."""
-        # else it is the other port and 10000, which need not be a port
-        node = self.start("cluster-enabled yes", f"cluster-port {free_port()}", 'save ""', *lines)
+        node = self.start_node(*lines)
         node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        until(lambda: "cluster_state:ok" in str(node.client.execute_command("CLUSTER", "INFO")))
+        until(lambda: _is_whole(node))
         return node
+
+    def start_node(self, *lines: str) -> Server:
+        """Start a node of a cluster that nobody knows yet."""
+        return self.start(
+            "cluster-enabled yes",
+            f"cluster-port {free_port()}",  # else it is the other port and 10000, which need not be a port
+            "cluster-allow-replica-migration no",  # else a node that gave its last slot away is a replica
+            'save ""',
+            *lines,
+        )
+
+    def join_cluster(self, node: Server) -> Server:
+        """Start one more node, without slots, and return it once both know each other."""
+        another = self.start_node()
+        bus = another.client.config_get("cluster-port")["cluster-port"]
+        node.client.execute_command("CLUSTER", "MEET", "127.0.0.1", another.port, bus)
+        until(
+            lambda: all(
+                len(each.client.cluster("nodes")) == 2 and _is_whole(each) for each in (node, another)
+            )
+        )
+        return another
 
     @staticmethod
     def fail_over(sentinel: Server, service: str = "queue") -> None:
@@ -150,6 +171,10 @@ def until(true, told=lambda: "") -> None:
     while not true():
         assert time.monotonic() < deadline, told()
         time.sleep(0.02)
+
+
+def _is_whole(node: Server) -> bool:
+    return "cluster_state:ok" in str(node.client.execute_command("CLUSTER", "INFO"))
 
 
 def _begun(sentinel: Server, service: str) -> bool:
