@@ -4,12 +4,16 @@ Configured like `python -m worker`; what is the null engine's own comes as argum
 """
 
 import argparse
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from shared.config import worker_config
+from shared.jobs import JobResult
 from shared.logs import configure_logging
-from shared.queue.queue import QueueSettings
+from shared.queue.queue import JobQueue, Lease, QueueSettings
 from tests.null_engine import NullEngine
 from worker.__main__ import end_with
 from worker.app import WorkerApp
@@ -23,7 +27,12 @@ def main() -> None:
     parser.add_argument("--lease", type=float, default=QueueSettings().lease, help="seconds of a lease")
     parser.add_argument("--max-crashes", type=int, default=QueueSettings().max_crashes)
     parser.add_argument("--max-adapter-crashes", type=int, default=QueueSettings().max_adapter_crashes)
+    parser.add_argument("--dies", choices=("before", "after"), help="of its first complete")
+    parser.add_argument("--clock-ahead", type=float, default=0.0, help="seconds that its clock is wrong by")
     arguments = parser.parse_args()
+    if arguments.dies:
+        die_when_completing(arguments.dies)
+    be_wrong_about_the_time(arguments.clock_ahead)
     config = worker_config()
     configure_logging(config.common.log_level)
 
@@ -42,6 +51,23 @@ def main() -> None:
         max_adapter_crashes=arguments.max_adapter_crashes,
     )
     end_with(WorkerApp(config, build, settings))
+
+
+def die_when_completing(moment: str) -> None:
+    complete = JobQueue.complete
+
+    async def dying(queue: JobQueue, lease: Lease, result: JobResult) -> bool:
+        if moment == "after":
+            await complete(queue, lease, result)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+    JobQueue.complete = dying
+
+
+def be_wrong_about_the_time(seconds: float) -> None:
+    right = time.time
+    time.time = lambda: right() + seconds
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from tests.builders import BASE
 from tests.chaos.history import History
 from tests.chaos.plan import NEVER, REPOSITORIES, TENANTS
 from tests.fault_proxy import FaultProxy, Link
-from tests.servers import Server, Servers
+from tests.servers import DURABLE, Server, Servers
 
 ROOT = Path(__file__).parents[2]
 LEASE = 2.0
@@ -191,10 +191,8 @@ async def a_stage(folder: Path, history: History, *, routers: int, workers: int)
     async with AsyncExitStack() as stack:
         stack.callback(servers.kill_all)
         server = servers.start(
-            "appendonly yes",
-            "appendfsync everysec",
+            *DURABLE,
             "auto-aof-rewrite-percentage 0",  # the file is the account of the whole run
-            'save ""',
             port=_a_lasting_port(),
         )
         hub = await stack.enter_async_context(serve(LocalHubConfig(root=folder / "hub")))
