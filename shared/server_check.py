@@ -65,6 +65,10 @@ end
 return denied
 """
 
+_UNTRUSTED = re.compile(r"certificate verify failed: (?P<why>[\w' .,-]*[\w'])")
+_CERTIFICATE_WANTED = "alert certificate required"
+"""OpenSSL's words."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -113,6 +117,10 @@ async def check_server(redis: Redis, commands: Iterable[str]) -> tuple[str, ...]
             raise WrongServer(
                 "Redis refuses the user or the password: correct them in REDIS_URL, or the user on the server"
             ) from error
+        except (exceptions.ConnectionError, exceptions.RedisClusterException) as error:
+            if problem := certificate_problem(error):
+                raise WrongServer(problem) from error
+            raise
     if problems:
         raise WrongServer("; ".join(dict.fromkeys(problems)))
     return tuple(dict.fromkeys(unknown for facts in servers for unknown in unknowns_of(facts)))
@@ -157,6 +165,23 @@ def unknowns_of(facts: ServerFacts) -> list[str]:
     if facts.maxmemory is None or (facts.maxmemory and facts.policy is None):
         unknowns.append("maxmemory-policy: the server does not say; it has to be noeviction")
     return unknowns
+
+
+def certificate_problem(error: BaseException | None) -> str | None:
+    """Return what is wrong with a certificate, the server's or ours, if it was that which failed."""
+    while error:
+        if found := _UNTRUSTED.search(str(error)):
+            return (
+                f"the server's certificate is not trusted ({found['why']}): "
+                "let ssl_ca_certs in REDIS_URL name the authority that signed it"
+            )
+        if _CERTIFICATE_WANTED in str(error):
+            return (
+                "the server asks for a certificate of its clients: name one in REDIS_URL with ssl_certfile "
+                "and ssl_keyfile, or set tls-auth-clients to no on the server"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def facts_of_info(info: Mapping[str, Any]) -> ServerFacts:

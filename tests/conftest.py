@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
 from deploy import embedded_valkey
+from tests.servers import redis_of_the_system, valkey
 
 HERE = Path(__file__).parent
 # Before torch is imported: threads that spin while they wait take the cores from the processes under test.
@@ -25,8 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--model-examples",
         type=int,
-        default=500,
-        help="histories of the queue that are compared with its model, 100 operations each",
+        default=520,
+        help="histories of the queue that are compared with its model on all servers, 100 operations each",
     )
 
 
@@ -42,13 +44,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def redis_server() -> Iterator[embedded_valkey.EmbeddedValkey]:
     """One private server for the whole run. Without a binary: skipped here, an error in CI."""
     try:
-        server = embedded_valkey.start()
+        server = embedded_valkey.start(valkey())
     except embedded_valkey.ServerMissing as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+        missing(str(error))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_binary() -> Path:
+    """The installed Redis, beside the Valkey that all else runs on. Without it: as `redis_server`."""
+    return redis_of_the_system() or missing("no redis-server on PATH; the package redis-server brings it")
+
+
+def missing(what: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from functools import partial
 from time import monotonic
 from typing import TypeVar
 
-from shared.errors import QueueUnavailable
+from shared.errors import JobExpired, QueueUnavailable
 from shared.jobs import Job, JobResult, Timings
 from shared.queue.queue import JobQueue, LeaseState
 from shared.results.store import ResultStore
 from worker.backoff import backoff, retry_delay
+from worker.engine.contract import Interrupted
 from worker.executor import Drawn
 from worker.failures import CANCELLED, Failure, failure_of
 from worker.images import encode, note_of
@@ -58,6 +59,8 @@ class Settlement:
         if isinstance(ending, Drawn):
             try:
                 return await self._succeed(running, ending)
+            except Interrupted as interrupted:
+                ending = failure_of(interrupted, running.lease.job)
             except Exception as error:
                 logger.warning(
                     "the image could not be delivered", exc_info=error, extra={"action": "delivery_failed"}
@@ -72,9 +75,14 @@ class Settlement:
             self._threads, _encoded, lease.job, drawn, self._base_revision
         )
         seconds = self._clock() - started
-        name = await _until_answered(running, partial(self._results.put, lease, data))
-        if name is None:
+        name = await _until_answered(
+            running, partial(self._results.put, lease, data), unless=LeaseState.CANCELLED
+        )
+        if running.state is LeaseState.LOST:
             return Outcome.LOST
+        if name is None:
+            # The queue's server may well answer, and the worker is alive: nobody shall take it for dead.
+            raise _gave_up(running)
         result = self._result(
             lease.job, drawn, blob=name, digest=digest, size=len(data), encode_seconds=seconds
         )
@@ -121,9 +129,18 @@ def _encoded(job: Job, drawn: Drawn, base_revision: str) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
-async def _until_answered(running: RunningJob, call: Callable[[], Awaitable[T]]) -> T | None:
+def _gave_up(running: RunningJob) -> Exception:
+    if running.state is LeaseState.CANCELLED:
+        return Interrupted(running.state)
+    return JobExpired("the image could not be stored in the job's time: what keeps images does not answer")
+
+
+async def _until_answered(
+    running: RunningJob, call: Callable[[], Awaitable[T]], unless: LeaseState | None = None
+) -> T | None:
     """Return the answer of `call`, repeated while Redis is away; None when it does not matter any more.
 
+    It does not with a lease that has come to the state `unless`.
     A job that is overdue gets one call, so that its record says how it ended.
     A lease that is lost after a call whose reply never came may be gone because the call succeeded: then one
     more call tells.
@@ -131,7 +148,7 @@ async def _until_answered(running: RunningJob, call: Callable[[], Awaitable[T]])
     asked = False
     for pause in backoff(FIRST_PAUSE, LONGEST_PAUSE):
         is_lost = running.state is LeaseState.LOST
-        if (running.is_overdue and asked) or (is_lost and not asked):
+        if (running.is_overdue and asked) or (is_lost and not asked) or running.state is unless:
             break
         asked = True
         try:

@@ -58,7 +58,7 @@ class QueueSettings:
         max_crashes: a job whose worker died this often is given up instead of running again.
         max_attempts: claims a job gets when it fails for a reason that may pass.
         max_waiting: waiting jobs before enqueue refuses.
-        max_waiting_per_tenant: those of one tenant.
+        max_waiting_per_tenant: those of one tenant; well below, so that nobody fills the queue for all.
         slack: work by which a job may be passed for one whose adapters a worker holds, in average jobs.
         max_overtakes: how often it may be passed.
         max_age: waiting after which it is not passed any more.
@@ -75,7 +75,7 @@ class QueueSettings:
     lease: float = 4.0
     max_crashes: int = 2
     max_attempts: int = 3
-    max_waiting: int = 1000
+    max_waiting: int = 10_000
     max_waiting_per_tenant: int = 1000
     slack: float = 64.0
     max_overtakes: int = 16

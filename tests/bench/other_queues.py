@@ -27,6 +27,7 @@ from shared.queue.queue import QueueSettings
 from shared.redis_client import command_client
 from tests.bench.queue_stage import server_cpu
 from tests.bench.recovery import recoveries
+from tests.servers import valkey
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -236,7 +237,7 @@ def main() -> None:
         "--venvs", type=Path, default=ROOT / "build" / "other_queues", help="where to install"
     )
     given = parser.parse_args()
-    server = embedded_valkey.start()
+    server = embedded_valkey.start(valkey())
     try:
         asyncio.run(measure(server.url, given))
     finally:

@@ -17,6 +17,7 @@ from shared.jobs import Job, new_job_id
 from shared.queue.queue import QueueSettings
 from shared.refs import RepoId
 from tests.builders import a_job, an_adapter
+from tests.servers import valkey
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +31,7 @@ tokens = (str(number) for number in itertools.count())
 
 def on_a_server(measure: Callable[[str], Awaitable[None]]) -> None:
     """Run a measurement with the address of an empty server."""
-    server = embedded_valkey.start()
+    server = embedded_valkey.start(valkey())
     try:
         asyncio.run(measure(server.url))
     finally:

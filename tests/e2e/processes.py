@@ -16,6 +16,7 @@ from redis import Redis
 
 from deploy.parent_death import with_parent
 from shared.queue.keys import PREFIX
+from tests.servers import valkey
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 240.0
@@ -31,9 +32,13 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def clean_environ() -> dict[str, str]:
-    """Return the environment without what a person may have set for a Warmbase of their own."""
+    """Return the environment without what a person may have set for a Warmbase of their own.
+
+    The embedded server is the one that all tests run on, whichever else is on PATH.
+    """
     own = {name: value for name, value in os.environ.items() if not name.startswith(("WARMBASE_", "REDIS_"))}
-    return {**own, "PYTHONPATH": str(ROOT)}
+    path = f"{valkey().parent}{os.pathsep}{own.get('PATH', os.defpath)}"
+    return {**own, "PYTHONPATH": str(ROOT), "PATH": path}
 
 
 class Started:

@@ -9,11 +9,12 @@ import psutil
 import pytest
 from redis import Redis, RedisError
 
-from deploy import embedded_valkey, plan
+from deploy import plan
 from deploy.parent_death import with_parent
 from deploy.ports import free_ports
 from tests.e2e.client import Client
 from tests.e2e.processes import busy_workers, clean_environ, until
+from tests.servers import valkey
 
 BASE = "warmbase/shapes-xl"
 
@@ -64,7 +65,7 @@ class OwnValkey:
     def start(self):
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         self.process = subprocess.Popen(
-            with_parent([str(embedded_valkey.find_binary()), *options]),
+            with_parent([str(valkey()), *options]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -80,13 +81,13 @@ class OwnValkey:
 
 
 def test_without_redis_it_says_so_at_once_and_serves_again_by_itself(start_up, tmp_path):
-    valkey = OwnValkey()
-    valkey.start()
+    server = OwnValkey()
+    server.start()
     try:
-        up = start_up("--demo", "--base", BASE, "--redis", valkey.url, XDG_CACHE_HOME=str(tmp_path)).ready()
+        up = start_up("--demo", "--base", BASE, "--redis", server.url, XDG_CACHE_HOME=str(tmp_path)).ready()
         client = Client(up.url)
         before = client.draw("warmbase/outline").picture
-        valkey.kill()
+        server.kill()
         until(lambda: client.get("/ready").status == 503, 30, "the router says that it is not ready")
         asked = time.monotonic()
         answer = client.draw("warmbase/outline")
@@ -94,14 +95,14 @@ def test_without_redis_it_says_so_at_once_and_serves_again_by_itself(start_up, t
         assert answer.status == 503
         assert answer.headers["x-error-code"] == "queue_unavailable"
         assert int(answer.headers["retry-after"]) > 0
-        valkey.start()
+        server.start()
         until(lambda: client.get("/ready").status == 200, 60, "the router is ready again")
         until(lambda: client.draw("warmbase/outline").status == 200, 60, "pictures are drawn again")
         assert client.draw("warmbase/outline").picture == before
         up.signal(signal.SIGTERM)
         assert up.end() == 0
     finally:
-        valkey.kill()
+        server.kill()
 
 
 def test_a_worker_that_dies_ends_warmbase_up_and_is_named(start_up, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from deploy import embedded_valkey
+from tests.servers import valkey
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,10 +19,11 @@ input()
 """
 
 
-@pytest.fixture
-def server(redis_server):
-    """A server of this test's own; the shared one shows that a binary is there."""
-    server = embedded_valkey.start()
+@pytest.fixture(params=["valkey", "redis"])
+def server(request):
+    """A server of this test's own."""
+    binary = valkey() if request.param == "valkey" else request.getfixturevalue("redis_binary")
+    server = embedded_valkey.start(binary)
     yield server
     server.stop()
 

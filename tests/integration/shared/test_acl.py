@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 from redis.exceptions import NoPermissionError
 
 import shared
@@ -29,28 +30,53 @@ TAG = base_tag(BASE)
 SETTINGS = QueueSettings(lease=60.0)
 ADMIN = "user admin on >ADMIN_PASSWORD ~* &* +@all"
 WHO = ("router", "worker", "operator", "autoscaler")
-NOT_IN_7_0 = "+client|setinfo"
 IN_A_CLUSTER = " +cluster|slots +command +readonly +asking"
+NOT_IN_REDIS_7_0 = " +client|setinfo"
 
 
-def users(extra=""):
+def users():
     (block,) = [part for part in GUIDE.read_text().split("```") if part.startswith("acl\n")]
-    return [line + (extra if " on " in line else "") for line in block.splitlines()[1:]]
+    return block.splitlines()[1:]
 
 
-@pytest.fixture(params=["one server", "cluster"])
-def urls(request, tmp_path):
-    """The addresses for each user, by its name."""
-    servers = Servers(tmp_path)
-    cluster = request.param == "cluster"
-    server = servers.start_cluster() if cluster else servers.start('save ""')
-    left_out = NOT_IN_7_0 if server.client.info()["redis_version"].startswith("7.0") else ""
-    for line in [ADMIN, *reversed(users(IN_A_CLUSTER if cluster else ""))]:
-        words = [word for word in line.split()[1:] if word != left_out]
-        server.client.execute_command("ACL", "SETUSER", *words)
-    scheme = "redis+cluster" if cluster else "redis"
-    yield {who: f"{scheme}://{who}:{who.upper()}_PASSWORD@127.0.0.1:{server.port}" for who in WHO}
-    servers.kill_all()
+def users_of_a_cluster():
+    return [line + (IN_A_CLUSTER if " on " in line else "") for line in users()]
+
+
+def users_of_redis(version):
+    if version >= "7.2":
+        return users()
+    return [line.replace(NOT_IN_REDIS_7_0, "") for line in users()]
+
+
+@pytest.fixture(scope="module", params=["one server", "cluster", "redis"])
+def served(request, tmp_path_factory):
+    """A server with its users, and their addresses by name."""
+    binary = request.getfixturevalue("redis_binary") if request.param == "redis" else None
+    servers = Servers(tmp_path_factory.mktemp("servers"), binary)
+    try:
+        match request.param:
+            case "cluster":
+                server, lines, scheme = servers.start_cluster(), users_of_a_cluster(), "redis+cluster"
+            case "redis":
+                server = servers.start('save ""')
+                lines, scheme = users_of_redis(server.client.info()["redis_version"]), "redis"
+            case _:
+                server, lines, scheme = servers.start('save ""'), users(), "redis"
+        for line in [ADMIN, *reversed(lines)]:
+            server.client.execute_command("ACL", "SETUSER", *line.split()[1:])
+        yield server, {who: f"{scheme}://{who}:{who.upper()}_PASSWORD@127.0.0.1:{server.port}" for who in WHO}
+    finally:
+        servers.kill_all()
+
+
+@pytest.fixture
+def urls(served):
+    """The users' addresses of an empty server."""
+    server, addresses = served
+    with redis.Redis(port=server.port, username="admin", password="ADMIN_PASSWORD") as admin:
+        admin.flushall()
+    return addresses
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""The queue behind every kind of address, on real servers: TCP, a Unix socket, Sentinel, a cluster."""
+"""The queue behind every kind of address, on real servers: TCP, a Unix socket, Sentinel, a cluster.
+
+On Valkey, and where the servers differ most also on Redis.
+"""
 
 import asyncio
 import time
@@ -33,6 +36,13 @@ def servers(tmp_path):
 
 
 @pytest.fixture
+def redis_servers(tmp_path, redis_binary):
+    servers = Servers(tmp_path, redis_binary)
+    yield servers
+    servers.kill_all()
+
+
+@pytest.fixture
 def watched(servers):
     """A primary, a replica that has caught up, a Sentinel that knows both, and the address."""
     primary = servers.start('save ""')
@@ -43,9 +53,11 @@ def watched(servers):
     return primary, replica, f"redis+sentinel://127.0.0.1:{sentinel.port}/queue/0"
 
 
-@pytest.fixture(params=["tcp", "unix", "sentinel", "cluster"])
-def url(request, servers, tmp_path):
-    match request.param:
+@pytest.fixture(params=["tcp", "tcp-redis", "unix", "sentinel", "cluster", "cluster-redis"])
+def url(request, tmp_path):
+    kind, _, redis = request.param.partition("-")
+    servers = request.getfixturevalue("redis_servers" if redis else "servers")
+    match kind:
         case "tcp":
             return servers.start('save ""').url
         case "unix":

@@ -86,6 +86,16 @@ class QueueUser:
         return [key async for key in self.redis.scan_iter("warmbase:*:blob:*")]
 
 
+def queue_user(redis: Redis, settings: QueueSettings) -> QueueUser:
+    """Return the user of the queue on the server of `redis`."""
+    return QueueUser(
+        JobQueue(redis, TAG, settings),
+        RedisResults(redis, ttl=settings.record_ttl, most_bytes=1 << 30),
+        PoolDirectory(redis),
+        redis,
+    )
+
+
 @pytest.fixture
 def settings() -> QueueSettings:
     return QueueSettings(lease=LEASE)
@@ -94,12 +104,7 @@ def settings() -> QueueSettings:
 @pytest.fixture
 async def queue(redis_url: str, settings: QueueSettings) -> AsyncIterator[QueueUser]:
     async with command_client(redis_url) as redis:
-        yield QueueUser(
-            JobQueue(redis, TAG, settings),
-            RedisResults(redis, ttl=settings.record_ttl, most_bytes=1 << 30),
-            PoolDirectory(redis),
-            redis,
-        )
+        yield queue_user(redis, settings)
 
 
 @pytest.fixture

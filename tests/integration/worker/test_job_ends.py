@@ -103,10 +103,12 @@ async def test_a_base_that_cannot_be_loaded_ends_the_process_before_it_is_announ
         def generate(self, *_arguments: object) -> None:
             raise RuntimeError("no kernel image is available")
 
+    job = await queue.add(a_job(adapters=()))
     worker = start_worker(Unloadable(BASE))
 
     assert await worker.running is ExitCode.BASE_NOT_LOADED
     assert await queue.pools.live() == ()
+    assert (await queue.record(job)).attempts == 0
 
 
 async def test_a_waiting_job_that_is_cancelled_never_runs(

@@ -7,20 +7,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 
-from deploy.embedded_valkey import find_binary
 from shared.config import WorkerConfig
-from shared.jobs import JobStatus
-from shared.pools import PoolDirectory
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.errors import QueueUnavailable
+from shared.jobs import JobId, JobStatus
+from shared.queue.keys import BaseKeys
+from shared.queue.queue import QueueSettings
 from shared.redis_client import command_client
-from shared.results.redis_store import RedisResults
 from tests import null_engine
 from tests.builders import a_job, some_params
 from tests.integration.worker.conftest import (
@@ -30,8 +29,10 @@ from tests.integration.worker.conftest import (
     QueueUser,
     StartProcess,
     WorkerProcess,
+    queue_user,
     until,
 )
+from tests.servers import DURABLE, Server, Servers
 from worker.exit_codes import ExitCode
 
 ENDLESS = 1_000_000
@@ -61,6 +62,68 @@ async def test_a_killed_worker_s_job_runs_once_more_elsewhere_and_has_one_result
     record = await queue.ended(job)
     assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 2, 1)
     assert len(await queue.blobs()) == 1
+
+
+async def test_a_worker_that_dies_with_its_image_stored_leaves_no_second_result(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    first = start_process("--dies", "before")
+    job = await queue.add(a_job(adapters=()))
+    assert await first.exit_code() == -signal.SIGKILL
+    (orphan,) = await queue.blobs()
+    start_process()
+
+    record = await queue.ended(job)
+    assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 2, 1)
+    assert record.result is not None
+    assert await queue.results.get(record.result.blob)
+    assert not orphan.decode().endswith(record.result.blob)
+    assert 0 < await queue.redis.ttl(orphan) <= QueueSettings().record_ttl
+
+
+async def test_a_worker_that_dies_with_its_job_done_has_done_it(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    first = start_process("--dies", "after")
+    job = await queue.add(a_job(adapters=()))
+    assert await first.exit_code() == -signal.SIGKILL
+    record = await queue.ended(job)
+    start_process()
+    await queue.ended(await queue.add(a_job(adapters=())))
+    await queue.jobs.reap()
+
+    assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 1, 0)
+    assert await queue.record(job) == record
+
+
+async def test_workers_whose_clocks_are_an_hour_wrong_work_like_others(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    wrong = [start_process("--step-seconds", "0.05", "--clock-ahead", ahead) for ahead in ("3600", "-3600")]
+
+    async def both_are_live() -> bool:
+        return sum(len(pool.workers) for pool in await queue.pools.live()) == 2
+
+    await until(both_are_live)
+    (begin, _) = await queue.redis.time()
+    steps = int(2 * LEASE / 0.05)  # longer than a lease: each would reap the other's
+    jobs = [await queue.add(a_job(adapters=(), params=some_params(steps=steps))) for _ in range(2)]
+    records = [await queue.ended(job) for job in jobs]
+    (end, _) = await queue.redis.time()
+    for record in records:
+        assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 1, 0)
+        assert begin <= record.started_at <= record.finished_at <= end + 1
+
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=ENDLESS), timeout=3600.0))
+    await queue.drawing(job)
+    holder = await queue.redis.hget(BaseKeys(TAG).job(job), "worker")
+    (doomed,) = [worker for worker in wrong if f"-{worker.process.pid}-" in holder.decode()]
+    doomed.signal(signal.SIGKILL)
+
+    async def runs_elsewhere() -> bool:
+        return (await queue.record(job)).attempts == 2
+
+    await until(runs_elsewhere)
 
 
 async def test_a_job_that_kills_its_workers_fails_and_other_jobs_go_on(
@@ -167,45 +230,13 @@ async def test_a_worker_whose_generation_hangs_leaves_and_its_job_is_taken_back(
     assert (await queue.record(job)).crashes == 1
 
 
-@dataclass(slots=True)
-class MortalServer:
-    """A server on a port of its own that may be killed and started again with what it held."""
-
-    port: int
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    async def start(self) -> None:
-        options = {"port": self.port, "dir": self.folder, "appendonly": "yes", "save": ""}
-        arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-        command = [find_binary(), *arguments]
-        self.process = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.DEVNULL)
-
-        async def answers() -> bool:
-            with contextlib.suppress(redis.RedisError), redis.Redis(port=self.port, retry=None) as client:
-                return bool(client.ping())
-            return False
-
-        await until(answers)
-
-    async def kill(self) -> None:
-        if self.process:
-            self.process.kill()
-            await asyncio.to_thread(self.process.wait)
-
-
 @pytest.fixture
-async def server(tmp_path: Path, unused_tcp_port: int) -> AsyncIterator[MortalServer]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = MortalServer(unused_tcp_port, folder)
-    await server.start()
-    yield server
-    await server.kill()
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own, that may be killed and run again with what it held."""
+    (tmp_path / "server").mkdir()
+    servers = Servers(tmp_path / "server")
+    yield servers.start(*DURABLE)
+    servers.kill_all()
 
 
 @pytest.fixture
@@ -218,24 +249,19 @@ def config(config: WorkerConfig, request: pytest.FixtureRequest) -> WorkerConfig
 
 
 async def test_a_worker_carries_on_by_itself_after_redis_was_away(
-    server: MortalServer, start_process: StartProcess, settings: QueueSettings
+    server: Server, start_process: StartProcess, settings: QueueSettings
 ) -> None:
     worker = start_process("--step-seconds", "0.02")
     async with command_client(server.url) as client:
-        queue = QueueUser(
-            JobQueue(client, TAG, settings),
-            RedisResults(client, ttl=600, most_bytes=1 << 30),
-            PoolDirectory(client),
-            client,
-        )
+        queue = queue_user(client, settings)
         await queue.ended(await queue.add(a_job(adapters=())))
         running = await queue.add(a_job(adapters=(), params=some_params(steps=50)))
         waiting = await queue.add(a_job(adapters=()))
         await queue.drawing(running)
-        await server.kill()
+        server.kill()
         await said(worker, "settle_waits")
         await asyncio.sleep(LEASE)  # longer than the lease: nobody can have renewed it
-        await server.start()
+        server.run()
 
         records = [await queue.ended(job) for job in (running, waiting)]
 
@@ -243,28 +269,56 @@ async def test_a_worker_carries_on_by_itself_after_redis_was_away(
     assert worker.process.poll() is None
 
 
-async def test_a_worker_that_starts_before_redis_waits_for_it(
-    server: MortalServer, start_process: StartProcess, settings: QueueSettings
+async def test_every_job_that_was_accepted_ends_although_redis_is_killed_again_and_again(
+    server: Server, start_process: StartProcess, settings: QueueSettings
 ) -> None:
-    await server.kill()
+    for _ in range(2):
+        start_process("--step-seconds", "0.01")
+    accepted: list[JobId] = []
+    async with command_client(server.url) as client:
+        queue = queue_user(client, settings)
+
+        async def add_one() -> None:
+            job = a_job(adapters=(), params=some_params(steps=20))
+            while job.id not in accepted:
+                with contextlib.suppress(QueueUnavailable):  # as a router does: again, under the same id
+                    accepted.append(await queue.add(job))
+                await asyncio.sleep(0.02)
+
+        async def add_many() -> None:
+            for _ in range(60):
+                await add_one()
+
+        adding = asyncio.create_task(add_many())
+        for _ in range(3):
+            await asyncio.sleep(0.7)
+            server.kill()
+            await asyncio.sleep(0.3)
+            server.run()
+        await adding
+        records = [await queue.ended(job) for job in accepted]
+        assert {record.status for record in records} == {JobStatus.SUCCEEDED}
+        assert len(accepted) == 60
+        assert await queue.jobs.depth() == (0, 0)
+
+
+async def test_a_worker_that_starts_before_redis_waits_for_it(
+    server: Server, start_process: StartProcess, settings: QueueSettings
+) -> None:
+    server.kill()
     worker = start_process()
     await said(worker, "server_waits")
-    await server.start()
+    server.run()
 
     async with command_client(server.url) as client:
-        queue = QueueUser(
-            JobQueue(client, TAG, settings),
-            RedisResults(client, ttl=600, most_bytes=1 << 30),
-            PoolDirectory(client),
-            client,
-        )
+        queue = queue_user(client, settings)
         assert (await queue.ended(await queue.add(a_job(adapters=())))).status is JobStatus.SUCCEEDED
 
 
 async def test_a_worker_told_to_stop_without_redis_ends_all_the_same(
-    server: MortalServer, start_process: StartProcess
+    server: Server, start_process: StartProcess
 ) -> None:
-    await server.kill()
+    server.kill()
     worker = start_process()
     await said(worker, "server_waits")
     worker.signal(signal.SIGTERM)

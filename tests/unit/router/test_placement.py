@@ -267,3 +267,10 @@ def test_restricted_adapters_are_named_apart():
     request = asked(adapters=(wanted(),))
     placement = put(request, adapter(), adapter("some/other", restricted=True))
     assert [ref.repo for ref in placement.restricted] == ["some/other"]
+
+
+def test_size_and_steps_that_all_leave_open_are_the_bases_so_that_the_queue_knows_the_work():
+    params = put(asked(width=32), adapter()).params
+    base = POOLS[0].workers[0]
+
+    assert (params.width, params.height, params.steps) == (32, base.default_height, base.default_steps)

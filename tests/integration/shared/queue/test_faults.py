@@ -12,6 +12,7 @@ from shared.redis_client import command_client
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults
 from tests.builders import BASE, WORKER, a_job, a_result, an_error, some_progress
+from tests.servers import valkey
 from tests.steps import claim_one
 
 
@@ -126,7 +127,7 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 async def test_a_server_that_is_gone_is_unavailable(redis_server, call):
-    server = embedded_valkey.start()
+    server = embedded_valkey.start(valkey())
     async with command_client(server.url) as client:
         queue = JobQueue(client, base_tag(BASE), QueueSettings())
         await queue.depth()

@@ -1,13 +1,16 @@
 """Random histories of a small queue, each compared step by step with a model in plain Python.
 
 The model is the queue as its docstrings have it: a few dictionaries, no leases in time, and the rule itself
-(`shared.queue.rule`) for the choice. Time passes when a step says so. Every step may be repeated, as after a
-lost reply, and every attempt that ever was may try to write again.
+(`shared.queue.rule`) for the choice. Time passes when a step says so. A call may be repeated, as after a lost
+reply, at once, much later or beside the first; every attempt that ever was may try to write again; and in
+some of the histories the server dies now and then, also in the middle of a call.
 """
 
 import asyncio
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from itertools import count
 
 import pytest
@@ -23,6 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from shared.errors import QueueUnavailable
 from shared.jobs import NEXT_STATUS, Job, JobStatus, Priority, WorkerId
 from shared.queue.keys import BaseKeys
 from shared.queue.queue import (
@@ -49,7 +53,7 @@ from tests.builders import (
     some_progress,
     some_timings,
 )
-from tests.servers import Servers
+from tests.servers import DURABLE, Server, Servers
 
 SETTINGS = QueueSettings(
     lease=600.0,
@@ -69,7 +73,18 @@ WORKERS = [WorkerId("worker-1"), WorkerId("worker-2"), WorkerId("worker-3")]
 ADAPTERS = [(), (an_adapter(),), (an_adapter(scale=0.5),), (an_adapter(weight_name="second.safetensors"),)]
 AFFINITIES = sorted({a_job(adapters=adapters).affinity for adapters in ADAPTERS})
 ROUTERS = ["router-1", "router-2"]
+LATE = [None, None, None, 0, 1, 2]
+"""How many claims ago a worker chose the token that comes now; None for a fresh one."""
+
 KEYS = [None, *(IdempotencyKey(key=key, request=request) for key in "ab" for request in "12")]
+
+
+class Repeat(StrEnum):
+    """Whether a call comes twice."""
+
+    NO = "no"
+    AFTER = "after the first"
+    BESIDE = "beside the first"
 
 
 @dataclass(eq=False)
@@ -126,6 +141,7 @@ class QueueModel:
         self.passed = 0
         self.keys: dict[str, tuple[Modelled, str]] = {}
         self.routers: set[str] = set()
+        self.last: dict[WorkerId, tuple[str, list[Lease]]] = {}
 
     def waiting(self) -> list[Modelled]:
         return [known for known in self.jobs.values() if known.waits]
@@ -191,6 +207,11 @@ class QueueModel:
             if known.late:
                 known.become(JobStatus.FAILED)
         self.forget_debts()
+
+    def claimed_before(self, worker: WorkerId, token: str) -> list[Modelled]:
+        last_token, leases = self.last.get(worker, ("", []))
+        given = [(self.jobs[lease.job.id], lease) for lease in leases if token == last_token]
+        return [known for known, lease in given if known.holder == lease]
 
     def claim(self, hot: list[str], most: int) -> list[Modelled]:
         self.end_late()
@@ -288,16 +309,22 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = JobQueue(self.redis, base_tag(BASE), SETTINGS)
         self.model = QueueModel()
         self.numbers = count(1)
+        self.tokens: dict[WorkerId, list[str]] = {worker: [] for worker in WORKERS}
+        self.is_repeated = False
 
     def run(self, coroutine):
         return self.runner.run(coroutine)
+
+    def ask(self, method, *arguments, **named):
+        """Make a call that may be repeated, and return its answer."""
+        return self.run(method(*arguments, **named))
 
     def teardown(self) -> None:
         self.run(self.redis.aclose())
         self.runner.close()
 
     def enqueued(self, job: Job, key: IdempotencyKey | None = None, router: str = "") -> Admission:
-        return self.run(self.queue.enqueue(job, key, router))
+        return self.ask(self.queue.enqueue, job, key, router)
 
     @rule(
         target=jobs,
@@ -308,8 +335,9 @@ class QueueMachine(RuleBasedStateMachine):
         steps=st.sampled_from([None, 4, 40]),
         key=st.sampled_from([None, None, None, *KEYS]),
         router=st.sampled_from(["", *ROUTERS]),
+        repeat=st.booleans(),
     )
-    def enqueue(self, adapters, tenant, priority, weight, steps, key, router):
+    def enqueue(self, adapters, tenant, priority, weight, steps, key, router, repeat):
         params = some_params(steps=steps, width=64, height=64)
         job = a_job(adapters=adapters, tenant=tenant, priority=priority, weight=weight, params=params)
         refusal = self.model.refuses(job, key)
@@ -320,52 +348,71 @@ class QueueMachine(RuleBasedStateMachine):
         if refusal is not None:
             assert admission.outcome is refusal
             return multiple()
-        assert admission.outcome is Enqueued.ADDED
+        outcomes = {Enqueued.ADDED, Enqueued.KNOWN} if self.is_repeated else {Enqueued.ADDED}
+        assert admission.outcome in outcomes
+        assert admission.job == job.id
         known = self.model.add(job, router)
         if key:
             self.model.keys[key.key] = known, key.request
+        if repeat:
+            assert self.enqueued(job, key, router).outcome is Enqueued.KNOWN
         return job
 
-    @rule(job=jobs)
-    def enqueue_again(self, job):
+    @rule(job=jobs, key=st.sampled_from(KEYS))
+    def enqueue_again(self, job, key):
         if not self.model.jobs[job.id].gone:
-            assert self.enqueued(job).outcome is Enqueued.KNOWN
+            assert self.enqueued(job, key).outcome is Enqueued.KNOWN
 
     @rule(
         target=leases,
         worker=st.sampled_from(WORKERS),
         hot=st.lists(st.sampled_from(AFFINITIES), unique=True),
         most=st.sampled_from([1, 1, 1, 3]),
+        late=st.sampled_from(LATE),
         repeat=st.booleans(),
     )
-    def claim(self, worker, hot, most, repeat):
-        expected = self.model.claim(hot, most)
-        token = f"token-{next(self.numbers)}"
-        claim = self.run(self.queue.claim(worker, token, hot=hot, count=most))
+    def claim(self, worker, hot, most, late, repeat):
+        token = self.token(worker, late)
+        before = self.model.claimed_before(worker, token)
+        expected = before or self.model.claim(hot, most)
+        claim = self.ask(self.queue.claim, worker, token, hot=hot, count=most)
         assert [(lease.job, lease.worker, lease.attempt) for lease in claim.leases] == [
             (known.job, worker, known.attempts) for known in expected
         ]
         for known, lease in zip(expected, claim.leases, strict=True):
             known.holder = lease
+        if claim.leases and not before:
+            self.model.last[worker] = token, list(claim.leases)
         assert claim.hints == tuple(known.job for known in self.model.ready()[:4])
         assert (claim.next_due is not None) == any(known.delayed for known in self.model.waiting())
         if repeat and expected:
             assert self.run(self.queue.claim(worker, token)).leases == claim.leases
         return multiple(*claim.leases)
 
+    def token(self, worker, late):
+        """Return a fresh token, or one of an earlier claim, whose second copy comes now."""
+        tokens = self.tokens[worker]
+        if late is not None and late < len(tokens):
+            return tokens[-1 - late]
+        tokens.append(f"token-{next(self.numbers)}")
+        return tokens[-1]
+
     def settle(self, act, lease, call, apply, repeat):
         """Have an attempt end in the queue and in the model, and compare the answers."""
         known = self.model.jobs[lease.job.id]
         held = known.holder == lease
         done_before = known.ended_by == {act: lease.fence} and not known.gone
-        assert self.run(call()) is (held or done_before)
+
+        async def call_and_perhaps_again():
+            answers = await asyncio.gather(*(call() for _ in range(2 if repeat is Repeat.BESIDE else 1)))
+            return answers + [await call() for _ in range(1 if repeat is Repeat.AFTER else 0)]
+
+        assert set(self.ask(call_and_perhaps_again)) == {held or done_before}
         if held:
             known.ended_by = {act: lease.fence}
             apply(known)
-        if repeat and held:
-            assert self.run(call()) is True
 
-    @rule(lease=leases, seconds=st.sampled_from([0.5, 2.0]), repeat=st.booleans())
+    @rule(lease=leases, seconds=st.sampled_from([0.5, 2.0]), repeat=st.sampled_from(Repeat))
     def complete(self, lease, seconds, repeat):
         result = replace(a_result(), timings=some_timings(swap=0.0, inference=seconds))
 
@@ -377,7 +424,9 @@ class QueueMachine(RuleBasedStateMachine):
 
         self.settle("complete", lease, lambda: self.queue.complete(lease, result), apply, repeat)
 
-    @rule(lease=leases, retry=st.booleans(), delay=st.sampled_from([0.0, 600.0]), repeat=st.booleans())
+    @rule(
+        lease=leases, retry=st.booleans(), delay=st.sampled_from([0.0, 600.0]), repeat=st.sampled_from(Repeat)
+    )
     def fail(self, lease, retry, delay, repeat):
         def apply(known):
             if retry and known.attempts < SETTINGS.max_attempts:
@@ -391,7 +440,7 @@ class QueueMachine(RuleBasedStateMachine):
 
         self.settle("fail", lease, call, apply, repeat)
 
-    @rule(lease=leases, repeat=st.booleans())
+    @rule(lease=leases, repeat=st.sampled_from(Repeat))
     def release(self, lease, repeat):
         def apply(known):
             known.attempts -= 0 if known.cancelled else 1
@@ -405,14 +454,14 @@ class QueueMachine(RuleBasedStateMachine):
         expected = LeaseState.LOST
         if known.holder == lease:
             expected = LeaseState.CANCELLED if known.cancelled else LeaseState.HELD
-        states = self.run(self.queue.heartbeat(lease.worker, [some_progress(lease=lease)]))
+        states = self.ask(self.queue.heartbeat, lease.worker, [some_progress(lease=lease)])
         assert states == {lease.job.id: expected}
 
     @rule(job=jobs, repeat=st.booleans())
     def cancel(self, job, repeat):
         known = self.model.jobs[job.id]
         if known.gone:
-            assert self.run(self.queue.cancel(job.id)) is None
+            assert self.ask(self.queue.cancel, job.id) is None
             return
         if known.waits:
             known.become(JobStatus.CANCELLED)
@@ -420,7 +469,7 @@ class QueueMachine(RuleBasedStateMachine):
         elif known.status is JobStatus.RUNNING:
             known.cancelled = True
         for _ in range(2 if repeat else 1):
-            assert self.run(self.queue.cancel(job.id)).status is known.status
+            assert self.ask(self.queue.cancel, job.id).status is known.status
 
     @rule(job=jobs)
     def time_passes_until_its_timeout(self, job):
@@ -474,6 +523,7 @@ class QueueMachine(RuleBasedStateMachine):
             known.router = ""
             known.attempts = known.crashes = 0
             self.model.crashes[job.affinity] = 0
+            assert not self.run(self.queue.revive(job.id))
 
     @rule(job=jobs)
     def operator_drops(self, job):
@@ -481,6 +531,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.run(self.queue.drop(job.id)) is known.dead
         if known.dead:
             known.gone, known.dead = True, False
+            assert not self.run(self.queue.drop(job.id))
 
     @rule(mode=st.sampled_from([Mode.OPEN, *Mode]))
     def operator_changes_the_mode(self, mode):
@@ -549,6 +600,40 @@ class QueueMachine(RuleBasedStateMachine):
             assert scored(found) == [(known.job.id, float(known.place)) for known in own]
 
 
+class MortalMachine(QueueMachine):
+    """Its server dies now and then, and comes back with what it had written."""
+
+    server: Server
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dies_after: float | None = None
+
+    @rule()
+    def the_server_dies(self):
+        self.server.kill()
+        self.server.run()
+
+    @rule(seconds=st.sampled_from([0.0, 0.0005, 0.001, 0.002]))
+    def it_dies_in_the_middle_of_the_next_call(self, seconds):
+        self.dies_after = seconds
+
+    def ask(self, method, *arguments, **named):
+        seconds, self.dies_after = self.dies_after, None
+        self.is_repeated = seconds is not None
+        if seconds is not None:
+            self.run(self.cut_short(method(*arguments, **named), seconds))
+        return super().ask(method, *arguments, **named)
+
+    async def cut_short(self, call, seconds):
+        calling = asyncio.create_task(call)
+        await asyncio.sleep(seconds)
+        self.server.kill()
+        self.server.run()
+        with suppress(QueueUnavailable):  # or it was sent once more, and answered
+            await calling
+
+
 def ids(members) -> set[str]:
     return {member.decode() for member in members}
 
@@ -557,25 +642,51 @@ def scored(members) -> list[tuple[str, float]]:
     return [(member.decode(), score) for member, score in members]
 
 
-@pytest.mark.timeout(0)  # as long as is asked for
+@pytest.fixture
+def servers(tmp_path):
+    """Makes servers, of Valkey unless another program is named."""
+    made: list[Servers] = []
+
+    def make(binary=None):
+        made.append(Servers(tmp_path, binary))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.kill_all()
+
+
+as_long_as_is_asked_for = pytest.mark.timeout(0)
+
+
+@as_long_as_is_asked_for
 def test_every_history_agrees_with_the_model(redis_url, model_examples):
-    compare(redis_url, model_examples)
+    compare(QueueMachine, model_examples * 55 // 100, url=redis_url)
 
 
-@pytest.mark.timeout(0)
-def test_it_does_on_a_cluster(tmp_path, model_examples):
-    servers = Servers(tmp_path)
-    try:
-        compare(f"redis+cluster://127.0.0.1:{servers.start_cluster().port}", model_examples // 10)
-    finally:
-        servers.kill_all()
+@as_long_as_is_asked_for
+def test_it_does_on_redis(servers, redis_binary, model_examples):
+    compare(QueueMachine, model_examples * 30 // 100, url=servers(redis_binary).start('save ""').url)
 
 
-def compare(url: str, examples: int) -> None:
-    """Run this many histories on the server at `url`."""
-    machine = type("Machine", (QueueMachine,), {"url": url})
+@as_long_as_is_asked_for
+def test_it_does_on_a_cluster(servers, model_examples):
+    url = f"redis+cluster://127.0.0.1:{servers().start_cluster().port}"
+    compare(QueueMachine, model_examples * 10 // 100, url=url)
+
+
+@as_long_as_is_asked_for
+@pytest.mark.parametrize("engine", ["valkey", "redis"])
+def test_it_does_while_the_server_dies_again_and_again(request, servers, engine, model_examples):
+    binary = request.getfixturevalue("redis_binary") if engine == "redis" else None
+    server = servers(binary).start(*DURABLE)
+    compare(MortalMachine, model_examples * 25 // 1000, url=server.url, server=server)
+
+
+def compare(machine: type[QueueMachine], examples: int, **attributes) -> None:
+    """Run this many histories on a machine with these attributes."""
     run_state_machine_as_test(
-        machine,
+        type("Machine", (machine,), attributes),
         settings=settings(
             max_examples=examples,
             stateful_step_count=100,

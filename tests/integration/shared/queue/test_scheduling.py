@@ -1,11 +1,13 @@
 """Who comes next: tenants, priorities, adapters that a worker holds, delays, modes."""
 
+import asyncio
+from collections import Counter
 from itertools import count
 
 import pytest
 
 from shared.jobs import JobStatus, Priority
-from shared.queue.queue import Enqueued, Mode
+from shared.queue.queue import MOST_IN_ONE_CALL, Enqueued, Mode, QueueSettings
 from tests.builders import WORKER, a_job, an_adapter, an_error
 
 tokens = count()
@@ -51,6 +53,21 @@ async def test_a_tenant_at_its_cap_is_refused_and_others_are_not(a_queue):
     await fill(queue, a_job(tenant="one"), a_job(tenant="one"))
     assert (await queue.enqueue(a_job(tenant="one"))).outcome is Enqueued.TENANT_FULL
     assert (await queue.enqueue(a_job(tenant="two"))).outcome is Enqueued.ADDED
+
+
+async def test_a_flood_of_ten_thousand_leaves_room_for_others_and_their_turn(a_queue, take):
+    queue = a_queue(lease=600.0)  # with the caps that routers have
+    outcomes = Counter()
+    for _ in range(40):
+        flood = await asyncio.gather(*(queue.enqueue(a_job(tenant="flooder")) for _ in range(250)))
+        outcomes.update(admission.outcome for admission in flood)
+    assert outcomes == {
+        Enqueued.ADDED: QueueSettings().max_waiting_per_tenant,
+        Enqueued.TENANT_FULL: 10_000 - QueueSettings().max_waiting_per_tenant,
+    }
+    late = a_job(tenant="newcomer")
+    await fill(queue, late)
+    assert late.id in await ids_of(queue, take, 2)
 
 
 async def test_a_higher_priority_comes_first(queue, take):
@@ -119,6 +136,27 @@ async def test_a_delayed_retry_waits_and_then_comes_in_its_old_place(queue, redi
     await fill(queue, a_job())
     await redis.zadd(keys.delayed, {lease.job.id: 1}, xx=True)
     assert await ids_of(queue, take, 1) == [lease.job.id]
+
+
+async def test_thousands_of_retries_that_are_due_at_once_are_taken_up_in_bounded_portions(
+    a_queue, redis, keys, take
+):
+    queue, number = a_queue(lease=600.0, max_attempts=9), 3000
+    for _ in range(number // 250):
+        await asyncio.gather(*(queue.enqueue(a_job(tenant=str(tenant))) for tenant in range(250)))
+    while leases := (await take(queue, count=60)).leases:
+        await asyncio.gather(*(queue.fail(lease, an_error(), retry=True, delay=60.0) for lease in leases))
+    assert await redis.zcard(keys.delayed) == number
+    for job in await redis.zrange(keys.delayed, 0, -1):
+        await redis.zadd(keys.delayed, {job: 1})
+
+    again = set()
+    while left := await redis.zcard(keys.delayed):
+        again |= {lease.job.id for lease in (await take(queue, count=60)).leases}
+        assert left - MOST_IN_ONE_CALL <= await redis.zcard(keys.delayed) < left
+    while leases := (await take(queue, count=60)).leases:
+        again |= {lease.job.id for lease in leases}
+    assert len(again) == number
 
 
 async def test_a_paused_base_takes_jobs_and_hands_none_out(queue, take):

@@ -1,11 +1,12 @@
 """The marker that tells idle workers of work: a hint, never a job."""
 
 import asyncio
+import random
 
 import pytest
 
 from shared.jobs import WorkerId
-from shared.redis_client import blocking_client
+from shared.redis_client import CONNECTIONS, blocking_client
 from tests.builders import WORKER, a_job, a_result, an_error
 from tests.steps import claim_one
 
@@ -105,3 +106,27 @@ async def test_waits_that_are_cancelled_lose_no_job(queue, blocking):
         await asyncio.gather(waiting, return_exceptions=True)
     taken = {(await claim_one(queue, WORKER, f"token-{i}")).job for i in range(len(jobs))}
     assert taken == jobs
+
+
+async def test_ten_thousand_waits_that_are_cancelled_anywhere_lose_no_job_and_no_connection(
+    queue, redis, blocking
+):
+    chance = random.Random(0)  # noqa: S311 - the same moments in every run
+    jobs = set()
+    for _ in range(200):
+        # short, because under Python 3.11 a command that is being sent may swallow the cancel
+        waits = [asyncio.create_task(queue.wait_for_work(blocking, 0.05)) for _ in range(50)]
+        if chance.random() < 0.5:
+            job = a_job(timeout=3600.0)
+            await queue.enqueue(job)
+            jobs.add(job)
+        # while they connect, while they ask, while they wait
+        await asyncio.sleep(chance.choice([0, 0.001, 0.002, 0.003, 0.005, 0.02]))
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    assert {(await claim_one(queue, WORKER, f"token-{job.id}")).job for job in jobs} == jobs
+    await queue.wait_for_work(blocking, 0.01)  # the pool still gives connections
+    assert blocking.connection_pool._in_use_connections == set()
+    assert len(await redis.client_list()) <= CONNECTIONS + 3

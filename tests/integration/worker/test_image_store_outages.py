@@ -1,0 +1,80 @@
+"""The server that images are written to is away, and that of the queue is not."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared.config import WorkerConfig
+from shared.errors import ErrorCode
+from shared.jobs import JobStatus
+from tests.builders import BASE, a_job
+from tests.integration.worker.conftest import LEASE, QueueUser, StartWorker, until
+from tests.null_engine import NullEngine
+from tests.servers import DURABLE, Server, Servers
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Server]:
+    """A server for images alone, that is away."""
+    servers = Servers(tmp_path)
+    server = servers.start(*DURABLE)
+    server.kill()
+    yield server
+    servers.kill_all()
+
+
+@pytest.fixture
+def apart(config: WorkerConfig, store: Server) -> WorkerConfig:
+    """The configuration of a worker whose images go there."""
+    return replace(config, common=replace(config.common, results_url=store.url))
+
+
+async def drawn(engine: NullEngine) -> None:
+    async def is_drawn() -> bool:
+        return engine.generations == 2  # the warm-up and the job
+
+    await until(is_drawn)
+
+
+async def test_an_image_waits_for_its_store_and_its_job_is_not_done_before(
+    queue: QueueUser, start_worker: StartWorker, apart: WorkerConfig, store: Server
+) -> None:
+    worker = start_worker(config=apart)
+    job = await queue.add(a_job(adapters=()))
+    await drawn(worker.engine)
+    await asyncio.sleep(1.5 * LEASE)
+    assert (await queue.record(job)).status is JobStatus.RUNNING
+    store.run()
+
+    record = await queue.ended(job)
+    assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 1, 0)
+    assert worker.engine.generations == 2
+
+
+async def test_a_store_that_does_not_come_back_in_time_costs_the_job_and_nobody_a_crash(
+    queue: QueueUser, start_worker: StartWorker, apart: WorkerConfig
+) -> None:
+    start_worker(config=apart)
+    job = await queue.add(a_job(adapters=(), timeout=2.0))
+
+    record = await queue.ended(job)
+    assert record.error is not None
+    assert (record.status, record.error.code) == (JobStatus.FAILED, ErrorCode.JOB_EXPIRED)
+    assert "image" in record.error.message
+    assert record.crashes == 0
+    assert await queue.jobs.depth() == (0, 0)
+
+
+async def test_a_job_that_is_cancelled_meanwhile_ends_without_the_store(
+    queue: QueueUser, start_worker: StartWorker, apart: WorkerConfig
+) -> None:
+    worker = start_worker(NullEngine(BASE), config=apart)
+    job = await queue.add(a_job(adapters=(), timeout=3600.0))
+    await drawn(worker.engine)
+    await queue.jobs.cancel(job)
+
+    record = await queue.ended(job)
+    assert (record.status, record.crashes) == (JobStatus.CANCELLED, 0)
