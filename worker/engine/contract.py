@@ -35,7 +35,7 @@ class BrokenImage(Exception):
 
 
 class Adapter(Protocol):
-    """An ingested adapter, ready to be applied: bytes of RAM it takes, and digest of its file."""
+    """An ingested adapter, ready to be applied: what it takes, its file's digest, what could not be used."""
 
     @property
     def nbytes(self) -> int:
@@ -45,6 +45,11 @@ class Adapter(Protocol):
     @property
     def digest(self) -> str:
         """SHA-256 of the weight file, hexadecimal."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the file could not be used, each in a line for people."""
         ...
 
 

@@ -110,12 +110,20 @@ def _refuse(keys: Collection[str]) -> None:
 def _rooted(entries: Mapping[str, V], components: tuple[str, ...]) -> dict[str, V]:
     """Return the entries without PEFT's own root, and all of them with a component's name."""
     bare = {key.removeprefix(_PEFT_ROOT): value for key, value in entries.items()}
-    if len(bare) != len(entries):
-        raise AdapterFault(f"two keys differ only in {_PEFT_ROOT!r}")
-    roots = (*_OTHER_ROOTS, *_OWN_WORDS, *(f"{component}." for component in components))
-    if any(key.startswith(roots) for key in bare):
-        return bare
-    return {f"{components[0]}.{key}": value for key, value in bare.items()}
+    own_roots = tuple(f"{component}." for component in components)
+    if not any(key.startswith((*_OTHER_ROOTS, *_OWN_WORDS, *own_roots)) for key in bare):
+        bare = {f"{components[0]}.{key}": value for key, value in bare.items()}
+    rooted = {
+        _in_pefts_words(key) if key.startswith(own_roots) else key: value for key, value in bare.items()
+    }
+    if len(rooted) != len(entries):
+        raise AdapterFault("several of its keys mean the same factor")
+    return rooted
+
+
+def _in_pefts_words(key: str) -> str:
+    """Return a key of diffusers' module names with PEFT's word for a factor, where it has Kohya's."""
+    return key.replace(".lora_down.weight", ".lora_A.weight").replace(".lora_up.weight", ".lora_B.weight")
 
 
 def _alphas_of(plain: Mapping[str, V], parts: Mapping[str, dict[str, V]]) -> dict[str, V]:
