@@ -19,6 +19,14 @@ class Interrupted(Exception):
     """Raised by a step callback to stop the generation at once; the engine stays usable."""
 
 
+LONGEST_QUOTE = 120
+
+
+def quoted(text: str) -> str:
+    """Return a name from a stranger's file as messages show it: in quotes, in one line, not too long."""
+    return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")
+
+
 class AdapterFault(Exception):
     """The weight file is broken or does not fit the base. The message is for people: what and where.
 

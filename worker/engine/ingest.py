@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter, Delta, Word
-from worker.engine.contract import AdapterFault
-from worker.engine.keys import quoted, sort_keys
+from worker.engine.contract import AdapterFault, quoted
+from worker.engine.keys import sort_keys
 from worker.engine.kinds import bias_delta, bias_parts, weight_delta
 from worker.engine.layers import Layer, read_layers
 from worker.engine.scales import LoraConfig, read_configs

@@ -9,14 +9,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from worker.engine.contract import AdapterFault
+from worker.engine.contract import AdapterFault, quoted
 
 V = TypeVar("V")
 
 KOHYA = "lora_"
 """How all of Kohya's keys begin; a layer's name has underscores for dots."""
-
-_LONGEST_QUOTE = 120
 
 _PEFT_ROOT = "base_model.model."
 _OTHER_ROOTS = ("unet.", "transformer.", "text_encoder", "diffusion_model.", "bundle_emb.", KOHYA)
@@ -93,11 +91,6 @@ def sort_keys(entries: Mapping[str, V], components: tuple[str, ...]) -> SortedKe
         words=words,
         unknown=unknown,
     )
-
-
-def quoted(key: str) -> str:
-    """Return a key as messages show it: strangers choose its length."""
-    return repr(key if len(key) <= _LONGEST_QUOTE else f"{key[:_LONGEST_QUOTE]}…")
 
 
 def _refuse(keys: Collection[str]) -> None:
