@@ -95,9 +95,9 @@ def check(
 
 
 def made_for(
-    engine: DiffusersEngine, make: Make, targets: Sequence[tuple[str, str]]
+    engine: DiffusersEngine, make: Make, targets: Sequence[tuple[str, str]], maker: Maker | None = None
 ) -> dict[tuple[str, str], Made]:
-    maker = Maker(seed=5)
+    maker = maker or Maker(seed=5)
     layers = {}
     for component, path in targets:
         layer = layer_of(engine, component, path)
