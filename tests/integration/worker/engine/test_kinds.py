@@ -87,7 +87,12 @@ def check(
             if merge is not None:
                 wanted = merge(was.double(), strength)
                 torch.testing.assert_close(actual.double(), wanted, rtol=2e-6, atol=2e-6)
+    first = [layer_of(engine, *target).weight.clone() for target in layers]
     assert engine.activate([]) == SwapReport(written=0, restored=changes)
+    engine.activate([activation(adapter, strength)])
+    second = [layer_of(engine, *target).weight for target in layers]
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True)), "the adapter changed itself"
+    engine.activate([])
     for (component, module), (weight, bias) in before.items():
         layer = layer_of(engine, component, module)
         assert torch.equal(layer.weight, weight)
