@@ -19,7 +19,15 @@ KOHYA = "lora_"
 _PEFT_ROOT = "base_model.model."
 _OTHER_ROOTS = ("unet.", "transformer.", "text_encoder", "diffusion_model.", "bundle_emb.", KOHYA)
 
-_PLAIN = re.compile(r"[._]lora(_linear_layer)?\.(down|up)\.weight$|\.lora_([AB]|down|up)\.weight$")
+_PLAIN = tuple(
+    f"{end}.weight"
+    for end in (
+        *(".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", "_lora.down", "_lora.up"),
+        *(".lora_linear_layer.down", ".lora_linear_layer.up"),
+    )
+)
+_KOHYAS = (".lora_down.weight", ".lora_up.weight")
+
 _PART = re.compile(
     r"(?P<layer>.+)\.(?P<part>lora_mid|dora_scale|lora_magnitude_vector|lora_B\.bias|hada_w[12]_[ab]"
     r"|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|diff|diff_b|w_norm|b_norm|alpha)(?:\.weight)?",
@@ -36,12 +44,10 @@ _REFUSED = {
     "IA3": r"\.(on_input|ia3_l(\.|$))",
     "weights that replace the base's at any strength": r"\.set_weight$",
     "weights of another shape": r"\.reshape_weight$",
-    "textual-inversion embeddings without a name": r"^(string_to_param\..*|emb_params)$",
+    "textual-inversion embeddings without a name": r"(^|\.)(string_to_param\..*|emb_params)$",
     "textual-inversion embeddings after the encoder": r"^bundle_emb\..*\.clip_[lg]_out$",
 }
 """The kinds that are not served, by what gives their keys away."""
-
-_ANY_REFUSED = re.compile("|".join(_REFUSED.values()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,19 +75,19 @@ def sort_keys(entries: Mapping[str, V], components: tuple[str, ...]) -> SortedKe
     """
     if not entries:
         raise AdapterFault("the file holds no tensors")
-    _refuse(entries)
     plain, unknown = dict[str, V](), list[str]()
     parts, words = defaultdict[str, dict[str, V]](dict), defaultdict[str, dict[str, V]](dict)
     for key, value in _rooted(entries, components).items():
-        if match := _WORD.fullmatch(key):
+        if key.endswith(_PLAIN):
+            plain[key] = value
+        elif match := _WORD.fullmatch(key):
             words[match["word"]][match["encoder"]] = value
         elif key in _OWN_WORDS:
             words[""][key] = value
-        elif _PLAIN.search(key):
-            plain[key] = value
         elif match := _PART.fullmatch(key):
             parts[match["layer"]][match["part"]] = value
         else:
+            _refuse(key)
             unknown.append(key)
     if len(unknown) == len(entries):
         raise AdapterFault(f"not an adapter: no key names a part of one; one is {quoted(unknown[0])}")
@@ -93,10 +99,9 @@ def sort_keys(entries: Mapping[str, V], components: tuple[str, ...]) -> SortedKe
     )
 
 
-def _refuse(keys: Collection[str]) -> None:
-    for key in keys:
-        if _ANY_REFUSED.search(key):
-            kind = next(kind for kind, pattern in _REFUSED.items() if re.search(pattern, key))
+def _refuse(key: str) -> None:
+    for kind, pattern in _REFUSED.items():
+        if re.search(pattern, key):
             raise AdapterFault(f"kind not supported: {kind} (key {quoted(key)})")
 
 
@@ -107,7 +112,8 @@ def _rooted(entries: Mapping[str, V], components: tuple[str, ...]) -> dict[str, 
     if not any(key.startswith((*_OTHER_ROOTS, *_OWN_WORDS, *own_roots)) for key in bare):
         bare = {f"{components[0]}.{key}": value for key, value in bare.items()}
     rooted = {
-        _in_pefts_words(key) if key.startswith(own_roots) else key: value for key, value in bare.items()
+        _in_pefts_words(key) if key.endswith(_KOHYAS) and key.startswith(own_roots) else key: value
+        for key, value in bare.items()
     }
     if len(rooted) != len(entries):
         raise AdapterFault("several of its keys mean the same factor")
