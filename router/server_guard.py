@@ -21,8 +21,9 @@ LOOK_AGAIN = 1.0
 """Seconds between looks: at a server that was good, and at one that was not or did not answer."""
 
 PING_EVERY = 1.0
-PONG_WITHIN = 1.0
-"""Seconds. A server that is later than that is taken for silent, and so is one that is overrun."""
+PONG_WITHIN = 0.7
+"""Seconds. A server that is later than that is taken for silent, and so is one that is overrun. Less than a
+connection may take, so that a server which refuses at once is told from one that says nothing."""
 
 CLOSED = "the queue cannot be used as it is set up; /ready tells its operator why"
 
@@ -111,8 +112,10 @@ class ServerGuard:
                 async with asyncio.timeout(PONG_WITHIN):
                     await self._ping()
                 silent = False
-            except (TimeoutError, QueueUnavailable):
+            except TimeoutError:
                 silent = True
+            except QueueUnavailable:
+                silent = False  # it is gone, and says so to each request at once
             except Exception:  # as for a look
                 logger.exception("the server could not be asked", extra={"action": "ping_failed"})
                 silent = False

@@ -19,6 +19,7 @@ class WorkerInfo:
     Attributes:
         base_revision: commit of the warm base.
         pipeline_class: the diffusers class of the base, as in its model_index.json.
+        default_width: what the base draws when a request leaves that open, as do height and steps.
     """
 
     id: WorkerId
@@ -27,6 +28,9 @@ class WorkerInfo:
     pipeline_class: str
     device: str
     dtype: str
+    default_width: int
+    default_height: int
+    default_steps: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -105,5 +105,8 @@ def a_worker(**changes: Any) -> WorkerInfo:
         pipeline_class="StableDiffusionXLPipeline",
         device="cpu",
         dtype="float32",
+        default_width=64,
+        default_height=64,
+        default_steps=20,
     )
     return replace(worker, **changes)

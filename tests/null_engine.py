@@ -60,12 +60,16 @@ class NullEngine:
         base: what it claims to be.
         step_seconds: how long each denoising step sleeps.
         steps: how many steps it takes when the request leaves that open.
+        draws: a file that gets a line for each image it begins.
     """
 
-    def __init__(self, base: RepoId, *, step_seconds: float = 0.0, steps: int = 4) -> None:
+    def __init__(
+        self, base: RepoId, *, step_seconds: float = 0.0, steps: int = 4, draws: Path | None = None
+    ) -> None:
         self._base = base
         self._step_seconds = step_seconds
         self._steps = steps
+        self._draws = draws
         self._active: tuple[Activation[NullAdapter], ...] = ()
         self._damaged = False
         self.ingested: list[Path] = []
@@ -103,6 +107,7 @@ class NullEngine:
 
     def generate(self, params: GenerationParams, on_step: StepCallback) -> Generated:
         self.generations += 1
+        self._note(params)
         self._misbehave(params.prompt)
         steps = params.steps or self._steps
         for done in range(1, steps + 1):
@@ -123,6 +128,12 @@ class NullEngine:
             raise AssertionError("verified with adapters active")
         if self._damaged:
             raise BaseDamaged("the weights do not match their fingerprint")
+
+    def _note(self, params: GenerationParams) -> None:
+        if self._draws is not None:
+            line = {"t": time.time(), "pid": os.getpid(), "prompt": params.prompt, "seed": params.seed}
+            with self._draws.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
     def _misbehave(self, prompt: str) -> None:
         match prompt:

@@ -5,6 +5,7 @@ Configured like `python -m worker`; what is the null engine's own comes as argum
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from shared.config import worker_config
 from shared.logs import configure_logging
@@ -18,16 +19,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.null_worker")
     parser.add_argument("--step-seconds", type=float, default=0.0, help="duration of a denoising step")
     parser.add_argument("--steps", type=int, default=4, help="steps of a request that names none")
+    parser.add_argument("--draws", type=Path, help="file that gets a line for each image that is begun")
     parser.add_argument("--lease", type=float, default=QueueSettings().lease, help="seconds of a lease")
+    parser.add_argument("--max-crashes", type=int, default=QueueSettings().max_crashes)
+    parser.add_argument("--max-adapter-crashes", type=int, default=QueueSettings().max_adapter_crashes)
     arguments = parser.parse_args()
     config = worker_config()
     configure_logging(config.common.log_level)
 
     def build(on_stage: Callable[[str], None]) -> NullEngine:
         on_stage("loading")
-        return NullEngine(config.base, step_seconds=arguments.step_seconds, steps=arguments.steps)
+        return NullEngine(
+            config.base,
+            step_seconds=arguments.step_seconds,
+            steps=arguments.steps,
+            draws=arguments.draws,
+        )
 
-    end_with(WorkerApp(config, build, QueueSettings(lease=arguments.lease)))
+    settings = QueueSettings(
+        lease=arguments.lease,
+        max_crashes=arguments.max_crashes,
+        max_adapter_crashes=arguments.max_adapter_crashes,
+    )
+    end_with(WorkerApp(config, build, settings))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import redis
 
 from deploy.embedded_valkey import find_binary
+from deploy.parent_death import with_parent
 
 PATIENCE = 20.0
 
@@ -48,6 +49,20 @@ class Server:
         self.process.kill()
         self.process.wait()
 
+    def start_again(self) -> None:
+        """Start it after `kill` with what its folder holds. It answers a little later: `answers` tells."""
+        self.process = _spawn(self.process.args, self.folder)
+
+    def answers(self) -> bool:
+        """Whether it does, be it only to say that it wants a password."""
+        assert self.process.poll() is None, (self.folder / "log").read_text()
+        with contextlib.suppress(redis.ConnectionError):
+            try:
+                return bool(self.client.ping())
+            except redis.AuthenticationError:
+                return True
+        return False
+
 
 class Servers:
     """Starts servers in a folder, and kills them all at the end."""
@@ -56,20 +71,18 @@ class Servers:
         self._folder = folder
         self.all: list[Server] = []
 
-    def start(self, *lines: str, mode: tuple[str, ...] = ()) -> Server:
+    def start(self, *lines: str, mode: tuple[str, ...] = (), port: int | None = None) -> Server:
         """Start a server with these lines of configuration and return it once it answers."""
-        port = free_port()
+        port = port or free_port()
         folder = self._folder / str(port)
         folder.mkdir()
         configuration = folder / "server.conf"
         text = "\n".join((f"port {port}", "bind 127.0.0.1", f"dir {folder}", *lines))
         configuration.write_text(text + "\n", encoding="utf-8")
-        log = (folder / "log").open("wb")
-        with log:
-            process = subprocess.Popen([find_binary(), configuration, *mode], stdout=log, stderr=log)
-        server = Server(port, folder, process)
+        command = with_parent([find_binary(), str(configuration), *mode])
+        server = Server(port, folder, _spawn(command, folder))
         self.all.append(server)
-        until(lambda: _answers(server), (folder / "log").read_text)
+        until(server.answers, (folder / "log").read_text)
         return server
 
     def start_sentinel(self, primary: Server, service: str = "queue") -> Server:
@@ -113,14 +126,9 @@ def _begun(sentinel: Server, service: str) -> bool:
     return False
 
 
-def _answers(server: Server) -> bool:
-    assert server.process.poll() is None, (server.folder / "log").read_text()
-    with contextlib.suppress(redis.ConnectionError):
-        try:
-            return bool(server.client.ping())
-        except redis.AuthenticationError:  # which is an answer
-            return True
-    return False
+def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def free_port() -> int:

@@ -257,6 +257,9 @@ class WorkerApp(Generic[A]):
             pipeline_class=info.pipeline_class,
             device=info.device,
             dtype=info.dtype,
+            default_width=info.default_width,
+            default_height=info.default_height,
+            default_steps=info.default_steps,
         )
 
     def _set_stage(self, stage: str) -> None:
