@@ -43,8 +43,8 @@ class Delta:
         output or input channel (arXiv 2402.09353; PEFT's `DoraLinearLayer` and `DoraLinearVariant`). Its
         strength acts inside `V`, as PEFT's does: the direction turns, the magnitude stays.
         """
-        change = self.matrix.dense(pristine.device).view(pristine.shape)
-        change *= self.scale * strength
+        # not in place: what is dense already is the adapter itself
+        change = self.matrix.dense(pristine.device).view(pristine.shape) * (self.scale * strength)
         if self.magnitude is None:
             return change
         directed = change.add_(pristine)

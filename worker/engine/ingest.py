@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter, Delta, Word
-from worker.engine.contract import AdapterFault
-from worker.engine.keys import quoted, sort_keys
+from worker.engine.contract import AdapterFault, quoted
+from worker.engine.keys import sort_keys
 from worker.engine.kinds import bias_delta, bias_parts, weight_delta
 from worker.engine.layers import Layer, read_layers
 from worker.engine.scales import LoraConfig, read_configs
@@ -55,7 +55,7 @@ def ingest(path: Path, targets: Targets, convert: Converter, unet_config: object
         reach=reach,
         fixed_reach=fixed_reach,
         words=words,
-        warnings=_warnings(unknown),
+        warnings=_warnings(unknown, len(changes) + len(unknown)),
     )
 
 
@@ -100,10 +100,11 @@ def _refuse_strangers(unknown: Sequence[str], total: int, components: Sequence[s
     )
 
 
-def _warnings(unknown: Sequence[str]) -> tuple[str, ...]:
+def _warnings(unknown: Sequence[str], total: int) -> tuple[str, ...]:
     if not unknown:
         return ()
-    return (f"{len(unknown)} of its layers match nothing in this base, such as {quoted(unknown[0])}",)
+    share = f"{len(unknown)} of its {total} layers"
+    return (f"{share} match nothing in this base and are left out, such as {quoted(unknown[0])}",)
 
 
 def _named_tensors(changes: Changes, words: Sequence[Word]) -> list[tuple[str, Tensor]]:

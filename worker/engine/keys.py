@@ -9,19 +9,25 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from worker.engine.contract import AdapterFault
+from worker.engine.contract import AdapterFault, quoted
 
 V = TypeVar("V")
 
 KOHYA = "lora_"
 """How all of Kohya's keys begin; a layer's name has underscores for dots."""
 
-_LONGEST_QUOTE = 120
-
 _PEFT_ROOT = "base_model.model."
 _OTHER_ROOTS = ("unet.", "transformer.", "text_encoder", "diffusion_model.", "bundle_emb.", KOHYA)
 
-_PLAIN = re.compile(r"[._]lora(_linear_layer)?\.(down|up)\.weight$|\.lora_([AB]|down|up)\.weight$")
+_PLAIN = tuple(
+    f"{end}.weight"
+    for end in (
+        *(".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", "_lora.down", "_lora.up"),
+        *(".lora_linear_layer.down", ".lora_linear_layer.up"),
+    )
+)
+_KOHYAS = (".lora_down.weight", ".lora_up.weight")
+
 _PART = re.compile(
     r"(?P<layer>.+)\.(?P<part>lora_mid|dora_scale|lora_magnitude_vector|lora_B\.bias|hada_w[12]_[ab]"
     r"|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2|diff|diff_b|w_norm|b_norm|alpha)(?:\.weight)?",
@@ -38,12 +44,10 @@ _REFUSED = {
     "IA3": r"\.(on_input|ia3_l(\.|$))",
     "weights that replace the base's at any strength": r"\.set_weight$",
     "weights of another shape": r"\.reshape_weight$",
-    "textual-inversion embeddings without a name": r"^(string_to_param\..*|emb_params)$",
+    "textual-inversion embeddings without a name": r"(^|\.)(string_to_param\..*|emb_params)$",
     "textual-inversion embeddings after the encoder": r"^bundle_emb\..*\.clip_[lg]_out$",
 }
 """The kinds that are not served, by what gives their keys away."""
-
-_ANY_REFUSED = re.compile("|".join(_REFUSED.values()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,19 +75,19 @@ def sort_keys(entries: Mapping[str, V], components: tuple[str, ...]) -> SortedKe
     """
     if not entries:
         raise AdapterFault("the file holds no tensors")
-    _refuse(entries)
     plain, unknown = dict[str, V](), list[str]()
     parts, words = defaultdict[str, dict[str, V]](dict), defaultdict[str, dict[str, V]](dict)
     for key, value in _rooted(entries, components).items():
-        if match := _WORD.fullmatch(key):
+        if key.endswith(_PLAIN):
+            plain[key] = value
+        elif match := _WORD.fullmatch(key):
             words[match["word"]][match["encoder"]] = value
         elif key in _OWN_WORDS:
             words[""][key] = value
-        elif _PLAIN.search(key):
-            plain[key] = value
         elif match := _PART.fullmatch(key):
             parts[match["layer"]][match["part"]] = value
         else:
+            _refuse(key)
             unknown.append(key)
     if len(unknown) == len(entries):
         raise AdapterFault(f"not an adapter: no key names a part of one; one is {quoted(unknown[0])}")
@@ -95,27 +99,30 @@ def sort_keys(entries: Mapping[str, V], components: tuple[str, ...]) -> SortedKe
     )
 
 
-def quoted(key: str) -> str:
-    """Return a key as messages show it: strangers choose its length."""
-    return repr(key if len(key) <= _LONGEST_QUOTE else f"{key[:_LONGEST_QUOTE]}…")
-
-
-def _refuse(keys: Collection[str]) -> None:
-    for key in keys:
-        if _ANY_REFUSED.search(key):
-            kind = next(kind for kind, pattern in _REFUSED.items() if re.search(pattern, key))
+def _refuse(key: str) -> None:
+    for kind, pattern in _REFUSED.items():
+        if re.search(pattern, key):
             raise AdapterFault(f"kind not supported: {kind} (key {quoted(key)})")
 
 
 def _rooted(entries: Mapping[str, V], components: tuple[str, ...]) -> dict[str, V]:
     """Return the entries without PEFT's own root, and all of them with a component's name."""
     bare = {key.removeprefix(_PEFT_ROOT): value for key, value in entries.items()}
-    if len(bare) != len(entries):
-        raise AdapterFault(f"two keys differ only in {_PEFT_ROOT!r}")
-    roots = (*_OTHER_ROOTS, *_OWN_WORDS, *(f"{component}." for component in components))
-    if any(key.startswith(roots) for key in bare):
-        return bare
-    return {f"{components[0]}.{key}": value for key, value in bare.items()}
+    own_roots = tuple(f"{component}." for component in components)
+    if not any(key.startswith((*_OTHER_ROOTS, *_OWN_WORDS, *own_roots)) for key in bare):
+        bare = {f"{components[0]}.{key}": value for key, value in bare.items()}
+    rooted = {
+        _in_pefts_words(key) if key.endswith(_KOHYAS) and key.startswith(own_roots) else key: value
+        for key, value in bare.items()
+    }
+    if len(rooted) != len(entries):
+        raise AdapterFault("several of its keys mean the same factor")
+    return rooted
+
+
+def _in_pefts_words(key: str) -> str:
+    """Return a key of diffusers' module names with PEFT's word for a factor, where it has Kohya's."""
+    return key.replace(".lora_down.weight", ".lora_A.weight").replace(".lora_up.weight", ".lora_B.weight")
 
 
 def _alphas_of(plain: Mapping[str, V], parts: Mapping[str, dict[str, V]]) -> dict[str, V]:

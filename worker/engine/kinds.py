@@ -58,6 +58,8 @@ def weight_delta(layer: Layer, shape: Sequence[int], config: LoraConfig | None) 
     builds = [build for prefix, build in _KINDS.items() if prefix in kinds]
     if len(builds) != 1 or len(magnitudes) > 1:
         raise AdapterFault(f"{layer.label}: its parts are no one kind of adapter: {_listed(layer)}")
+    if len(shape) == 1 and builds[0] is not _full:
+        raise AdapterFault(f"{layer.label}: is a norm; only differences are served for norms")
     if config and config.dora and not magnitudes:
         raise AdapterFault(f"{layer.label}: has no magnitude, but the config in the header says DoRA")
     magnitude = _magnitude(layer, magnitudes[0], shape) if magnitudes else None

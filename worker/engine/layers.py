@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worker.engine.contract import AdapterFault
-from worker.engine.keys import KOHYA, SortedKeys, quoted
+from worker.engine.contract import AdapterFault, quoted
+from worker.engine.keys import KOHYA, SortedKeys
 from worker.engine.spelling import SpelledLayer
 
 Spell = Callable[[Mapping[str, Tensor]], Sequence[SpelledLayer]]

@@ -30,7 +30,7 @@ class Matrix(Protocol):
         ...
 
     def dense(self, device: torch.device) -> Tensor:
-        """Return it multiplied out, float32, on `device`."""
+        """Return it multiplied out, float32, on `device`: to be read only, as it may be a factor itself."""
         ...
 
     def bound(self, peak: Peak) -> float:
@@ -152,7 +152,7 @@ class Hadamard:
 
     def dense(self, device: torch.device) -> Tensor:
         """Return the product."""
-        return self.left.dense(device).mul_(self.right.dense(device))
+        return self.left.dense(device) * self.right.dense(device)
 
     def bound(self, peak: Peak) -> float:
         """Return the product of both bounds."""

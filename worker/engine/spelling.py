@@ -101,7 +101,8 @@ def _to_peft(component: str, part: dict[str, V]) -> dict[str, V]:
         # both ages of diffusers' text-encoder keys; neither translation changes what is PEFT's already
         for age in (StateDictType.DIFFUSERS_OLD, StateDictType.DIFFUSERS):
             part = convert_state_dict_to_peft(part, original_type=age)
-        converted = part
+        # layers outside of attention and MLP, which the first two leave
+        converted = convert_unet_state_dict_to_peft(part)
     return dict(converted)
 
 

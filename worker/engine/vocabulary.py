@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from worker.engine.adapter import Word
-from worker.engine.contract import AdapterFault
-from worker.engine.keys import quoted
+from worker.engine.contract import AdapterFault, quoted
 
 MOST_TAUGHT = 8
 """Extended tokenizers that are kept; each takes about 20 MB."""

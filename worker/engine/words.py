@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from worker.engine.adapter import Word
-from worker.engine.contract import AdapterFault
-from worker.engine.keys import quoted
+from worker.engine.contract import AdapterFault, quoted
 
 MAX_VECTORS = 75
 """Of one word: as many tokens as a prompt has beside its start and end."""

@@ -85,8 +85,12 @@ def test_keys_with_pefts_root_and_a_component() -> None:
     }
 
 
+def test_kohyas_words_under_diffusers_names() -> None:
+    assert set(sort("unet.a.lora_down.weight").plain) == {"unet.a.lora_A.weight"}
+
+
 def test_two_keys_for_one_thing_are_refused() -> None:
-    with pytest.raises(AdapterFault, match="differ only"):
+    with pytest.raises(AdapterFault, match="the same factor"):
         sort("unet.a.lora_A.weight", "base_model.model.unet.a.lora_A.weight")
 
 
