@@ -14,6 +14,7 @@ from worker.engine.fingerprint import fingerprint
 from worker.engine.ingest import ingest
 from worker.engine.swap import Swap
 from worker.engine.targets import find_targets
+from worker.engine.tiers import pinned, raised
 from worker.engine.weights import BaseWeights
 
 ADAPTABLE = ("unet", "text_encoder", "text_encoder_2")
@@ -38,13 +39,21 @@ class DiffusersEngine:
         return self._info
 
     def ingest(self, path: Path) -> CanonicalAdapter:
-        """Read and validate a weight file. May run beside a generation or a swap.
+        """Read and validate a weight file. May run beside a generation, a swap or another ingest.
 
         Raises:
             AdapterFault: broken, hostile, or made for another base.
         """
         pipeline = self._pipeline
-        return ingest(path, self._targets, type(pipeline).lora_state_dict, pipeline.unet.config)
+        adapter = ingest(path, self._targets, type(pipeline).lora_state_dict, pipeline.unet.config)
+        return pinned(adapter) if pipeline.device.type == "cuda" else adapter
+
+    def raise_up(self, adapter: CanonicalAdapter) -> CanonicalAdapter | None:
+        """Return the adapter with its bytes on the device; None when that has no room to spare.
+
+        May run beside a generation or a swap.
+        """
+        return raised(adapter, self._pipeline.device)
 
     def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
         """Make exactly `wanted` active, computed from pristine weights. All of it happens, or none.
