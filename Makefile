@@ -45,7 +45,7 @@ soak-queue: $(VENV)/dev.stamp ## Compare a million operations of the queue with 
 	$(BIN)/python -m pytest tests/integration/shared/queue/test_model.py --model-examples 10000
 
 bench: $(VENV)/dev.stamp ## Measure, and print ratios against the reference arms.
-	@for bench in picture_equality swap router startup affinity fairness job_queue; do \
+	@for bench in picture_equality swap router startup affinity fairness eviction prefetch job_queue; do \
 		echo "== $$bench"; OMP_WAIT_POLICY=passive $(BIN)/python tests/bench/$$bench.py || exit 1; \
 	done
 

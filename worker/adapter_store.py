@@ -100,6 +100,8 @@ class AdapterStore(Generic[A]):
             for file in files:
                 self._ram.use(file)
             if self._gpu is not None:
+                for file in files:
+                    self._metrics.looked_up(TierName.GPU, hit=self._gpu.holds(file))
                 pairs = zip(files, adapters, strict=True)
                 adapters = await asyncio.gather(*(self._gpu.use(file, adapter) for file, adapter in pairs))
             yield tuple(
@@ -136,30 +138,36 @@ class AdapterStore(Generic[A]):
             yield
 
     @asynccontextmanager
-    async def ahead(self, ref: AdapterRef) -> AsyncIterator[None]:
-        """Bring an adapter up ahead of its job and keep it while inside, as far as there is room to spare.
+    async def ahead(self, ref: AdapterRef) -> AsyncIterator[bool]:
+        """Bring an adapter up ahead of its job and keep it while inside; give whether there is room for that.
 
         Without a caller's token. Raises what `fetch` raises, which is nobody's failure yet.
         """
+        nbytes = await self._ahead_on_disk(ref)
         file = weight_file(ref)
-        if not await self._is_on_disk(ref) and len(self._downloads) >= MOST_AHEAD:
-            yield
-            return
-        nbytes = await self._size(ref, None)
-        if file not in self._ram:
-            await self._download(ref, None, nbytes, count=False)
-        if file not in self._ram and nbytes > self._ram.room:
-            yield
+        if nbytes is None or (file not in self._ram and nbytes > self._ram.room):
+            yield False
             return
         with self._ram.expected({file: nbytes}):
             adapter = await self._get(ref, None, nbytes, count=False)
             if self._gpu is None:
-                yield
+                yield True
                 return
             with self._gpu.expected(file, adapter.nbytes) as fits:
                 if fits:
                     await self._gpu.raise_ahead(file, adapter)
-                yield
+                yield fits
+
+    async def _ahead_on_disk(self, ref: AdapterRef) -> int | None:
+        """Have the adapter on disk or above; return its bytes, None when enough others are on their way."""
+        adapter = self._ram.peek(weight_file(ref))
+        if adapter is not None:
+            return adapter.nbytes
+        if not await self._is_on_disk(ref) and len(self._downloads) >= MOST_AHEAD:
+            return None
+        nbytes = await self._size(ref, None)
+        await self._download(ref, None, nbytes, count=False)
+        return nbytes
 
     def holds(self, refs: Sequence[AdapterRef]) -> bool:
         """Whether all of them are in RAM now."""

@@ -47,7 +47,7 @@ class Prefetch(Generic[A]):
         for file in self._wanted.keys() - hinted:
             self._wanted.pop(file).cancel()  # a download goes on, and lands on disk
         for file in hinted:
-            if file not in self._wanted:
+            if file not in self._wanted or self._wanted[file].done():  # there was no room for it
                 self._wanted[file] = asyncio.create_task(self._keep(file, refs[file]))
 
     async def close(self) -> None:
@@ -59,8 +59,9 @@ class Prefetch(Generic[A]):
 
     async def _keep(self, file: WeightFile, ref: AdapterRef) -> None:
         try:
-            async with self._store.ahead(ref):
-                await asyncio.Event().wait()  # until it is hinted no more
+            async with self._store.ahead(ref) as is_here:
+                if is_here:
+                    await asyncio.Event().wait()  # until it is hinted no more
         except Exception as error:
             self._failed[file] = self._clock()
             self._failed.move_to_end(file)

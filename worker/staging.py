@@ -12,7 +12,7 @@ from worker.running import RunningJob
 
 A = TypeVar("A", bound=Adapter)
 
-MOST_STAGED = 8
+MOST_STAGED = 16
 """Jobs that may wait for their adapters here: each lease is one that no other worker can take."""
 
 GRACE = 0.05
