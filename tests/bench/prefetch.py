@@ -1,6 +1,6 @@
 """What changing adapters costs a worker that is told what comes next, and who waits for a slow download.
 
-    python tests/bench/prefetch.py [churn] [blocking] [catalogue] [--rounds 5] [--adapters 120]
+    python tests/bench/prefetch.py [churn] [blocking] [catalogue] [--rounds 6] [--adapters 64]
 
 One whole worker, a real Valkey, and the local Hub in a process of its own; all share the machine.
 
@@ -140,7 +140,8 @@ async def catalogue(adapters: int) -> None:
             busy: dict[str, list[float]] = {"one": [], "all": []}
             resident = [process.memory_info().rss]
             for number in range(PARTS_OF_CATALOGUE):
-                part = refs[number::PARTS_OF_CATALOGUE]
+                size = adapters // PARTS_OF_CATALOGUE
+                part = refs[number * size : (number + 1) * size]
                 for arm, each in (("one", [part[0]] * len(part)), ("all", part)):
                     started = time.process_time()
                     prompts = await worker.run([[ref] for ref in each], f"{arm} {number}", steps=STEPS)
@@ -187,15 +188,15 @@ def write(root: Path, repo: str, content: bytes) -> None:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=PARTS)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--adapters", type=int, default=120)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--adapters", type=int, default=64)
     arguments = parser.parse_args()
     quieten()
     print(f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}")
     if "churn" in arguments.parts:
         await churn(arguments.rounds)
     if "blocking" in arguments.parts:
-        await blocking(max(1, arguments.rounds // 2))
+        await blocking(max(1, arguments.rounds // 3))
     if "catalogue" in arguments.parts:
         await catalogue(arguments.adapters)
 
