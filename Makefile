@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 PACKAGES = shared router worker deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit check format soak-queue bench bench-gpu contact-sheet demo-repositories clean
+.PHONY: help install demo test test-unit check format soak-queue bench bench-other-queues bench-gpu contact-sheet demo-repositories clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -45,9 +45,12 @@ soak-queue: $(VENV)/dev.stamp ## Compare a million operations of the queue with 
 	$(BIN)/python -m pytest tests/integration/shared/queue/test_model.py --model-examples 10000
 
 bench: $(VENV)/dev.stamp ## Measure, and print ratios against the reference arms.
-	@for bench in picture_equality swap router startup affinity fairness eviction prefetch job_queue; do \
+	@for bench in picture_equality swap router startup affinity fairness eviction prefetch queue_depth queue_cost recovery; do \
 		echo "== $$bench"; OMP_WAIT_POLICY=passive $(BIN)/python tests/bench/$$bench.py || exit 1; \
 	done
+
+bench-other-queues: $(VENV)/dev.stamp ## Measure other queues for Redis beside ours (installs them into build/).
+	$(BIN)/python tests/bench/other_queues.py
 
 bench-gpu: $(VENV)/dev.stamp ## Measure on a CUDA device.
 	$(BIN)/python -m pytest tests/gpu

@@ -28,6 +28,9 @@ def main(
         sys.argv[1:] = rest
         runpy.run_module(parsed.command, run_name="__main__", alter_sys=True)
         return 0
+    if parsed.command == "queue":
+        done: int = import_module("deploy.queue_command").main(rest, environ)
+        return done
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -46,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"warmbase {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_up(commands.add_parser("up", help="everything on one machine", description=_UP_DESCRIPTION))
-    for name, help_text in _PROCESSES.items():
+    for name, help_text in {**_PROCESSES, "queue": "how the queues stand, and what to do about it"}.items():
         commands.add_parser(name, help=help_text, add_help=False)  # each has a help of its own
     return parser
 

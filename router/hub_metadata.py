@@ -37,11 +37,18 @@ class UnreadableMetadata(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardDefaults:
-    """Generation parameters that the card's `inference.parameters` recommends; None where it says nothing."""
+    """Generation parameters that the card's `inference.parameters` recommends; None where it says nothing.
+
+    Attributes:
+        timestep_spacing: the option of that name that `scheduler` is made with.
+        scale: strength of the adapter.
+    """
 
     steps: int | None = None
     guidance_scale: float | None = None
     scheduler: str | None = None
+    timestep_spacing: str | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +86,20 @@ class HubMetadata:
     peft_task: str
     defaults: CardDefaults
     trigger: str
+
+
+def completed(first: CardDefaults, second: CardDefaults | None) -> CardDefaults:
+    """Return `first`, and from `second` what it leaves open. An option comes with its scheduler."""
+    if second is None:
+        return first
+    scheduled = first if first.scheduler else second
+    return CardDefaults(
+        steps=first.steps or second.steps,
+        guidance_scale=second.guidance_scale if first.guidance_scale is None else first.guidance_scale,
+        scheduler=scheduled.scheduler,
+        timestep_spacing=scheduled.timestep_spacing,
+        scale=second.scale if first.scale is None else first.scale,
+    )
 
 
 def parse_metadata(document: object) -> HubMetadata:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from router.base_aliases import same_base
 from router.classify import Classification, FullModel, LoraAdapter, Unsupported
-from router.hub_metadata import CardDefaults
+from router.few_step import few_step_defaults
+from router.hub_metadata import CardDefaults, completed
 from router.schemas import GenerationRequest, WantedAdapter
 from shared.config import Limits
 from shared.errors import AmbiguousWeights, InvalidRequest, NoPoolForBase, UnsupportedModel
@@ -33,10 +35,18 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Chosen:
-    """An adapter of the request with all that is known of it."""
+    """An adapter of the request with all that is known of it.
+
+    Attributes:
+        defaults: the card's, and what a few-step adapter needs where the card leaves it open.
+        is_few_step: whether other adapters' cards have to stand back.
+    """
 
     wanted: WantedAdapter
     adapter: LoraAdapter
+    weight_name: str
+    defaults: CardDefaults
+    is_few_step: bool
 
 
 def place(
@@ -79,7 +89,7 @@ def place(
         base=base,
         adapters=tuple(refs),
         restricted=tuple(ref for ref, item in zip(refs, chosen, strict=True) if item.adapter.restricted),
-        params=_params(request, [item.adapter.defaults for item in chosen], limits, seed),
+        params=_params(request, _recommended(chosen), limits, seed),
     )
 
 
@@ -92,7 +102,7 @@ def _path_adapter(request: GenerationRequest) -> WantedAdapter:
     return WantedAdapter(
         field=MODEL_FIELD,
         repo=request.model,
-        scale=1.0 if request.scale is None else request.scale,
+        scale=request.scale,
         weight_name=request.weight_name,
     )
 
@@ -111,7 +121,15 @@ def _as_adapter(wanted: WantedAdapter, found: Classification) -> _Chosen:
         raise UnsupportedModel(f"{wanted.field}: {found.repo} cannot be served: {found.reason}")
     if isinstance(found, FullModel):
         raise InvalidRequest(wanted.field, f"{found.repo} is a full model, not an adapter")
-    return _Chosen(wanted=wanted, adapter=found)
+    weight_name = _weight_name(wanted, found)
+    few_step = few_step_defaults(found.repo, weight_name)
+    return _Chosen(
+        wanted=wanted,
+        adapter=found,
+        weight_name=weight_name,
+        defaults=completed(found.defaults, few_step),
+        is_few_step=few_step is not None,
+    )
 
 
 def _common_bases(model: RepoId, bases: tuple[RepoId, ...], chosen: Sequence[_Chosen]) -> tuple[RepoId, ...]:
@@ -137,11 +155,12 @@ def _served_base(bases: Sequence[RepoId], pools: Sequence[BasePool]) -> RepoId:
 
 
 def _pinned(item: _Chosen) -> AdapterRef:
+    scale = item.defaults.scale if item.wanted.scale is None else item.wanted.scale
     return AdapterRef(
         repo=item.adapter.repo,
         revision=item.adapter.revision,
-        weight_name=_weight_name(item.wanted, item.adapter),
-        scale=item.wanted.scale,
+        weight_name=item.weight_name,
+        scale=1.0 if scale is None else scale,
     )
 
 
@@ -172,28 +191,31 @@ def _refuse_twins(chosen: Sequence[_Chosen], refs: Sequence[AdapterRef]) -> None
         seen.add((ref.repo, ref.weight_name))
 
 
+def _recommended(chosen: Sequence[_Chosen]) -> list[CardDefaults]:
+    """Return what the adapters recommend: those that draw in a few steps first, which others can follow."""
+    return [item.defaults for item in sorted(chosen, key=lambda item: not item.is_few_step)]
+
+
 def _params(
     request: GenerationRequest, cards: Sequence[CardDefaults], limits: Limits, seed: int
 ) -> GenerationParams:
     """What the request leaves open is taken from the first card that says something about it."""
-    steps = request.steps or next((card.steps for card in cards if card.steps), None)
-    guidance = next(
-        (
-            value
-            for value in (request.guidance_scale, *(card.guidance_scale for card in cards))
-            if value is not None
-        ),
-        None,
+    asked = CardDefaults(
+        steps=request.steps, guidance_scale=request.guidance_scale, scheduler=request.scheduler
     )
+    chosen = reduce(completed, cards, asked)
     return GenerationParams(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         width=request.width,
         height=request.height,
-        steps=min(steps, limits.max_steps) if steps else None,
-        guidance_scale=None if guidance is None else min(guidance, limits.max_guidance),
+        steps=min(chosen.steps, limits.max_steps) if chosen.steps else None,
+        guidance_scale=(
+            None if chosen.guidance_scale is None else min(chosen.guidance_scale, limits.max_guidance)
+        ),
         seed=seed if request.seed is None else request.seed,
-        scheduler=request.scheduler or next((card.scheduler for card in cards if card.scheduler), None),
+        scheduler=chosen.scheduler,
+        timestep_spacing=chosen.timestep_spacing,
         image_format=request.form.image_format,
     )
 

@@ -9,6 +9,8 @@ from typing import assert_never
 from aiohttp import web
 
 from router.classify import Classification, FullModel, LoraAdapter, Unsupported
+from router.few_step import few_step_defaults
+from router.hub_metadata import CardDefaults, completed
 from router.problems import Problem, problem_of_end
 from shared.jobs import JobId, JobRecord, JobResult
 from shared.pools import BasePool
@@ -109,7 +111,7 @@ def _kind_view(found: Classification) -> dict[str, object]:
                 "weight_name": found.weight_name,
                 "weight_files": list(found.weight_files),
                 "restricted": found.restricted,
-                "defaults": asdict(found.defaults),
+                "defaults": asdict(_defaults(found)),
                 "trigger": found.trigger or None,
             }
         case FullModel():
@@ -118,6 +120,12 @@ def _kind_view(found: Classification) -> dict[str, object]:
             return {"kind": "unsupported", "reason": found.reason}
         case _:
             assert_never(found)
+
+
+def _defaults(found: LoraAdapter) -> CardDefaults:
+    """Return what a request that leaves all open gets."""
+    needs = few_step_defaults(found.repo, found.weight_name) if found.weight_name else None
+    return completed(found.defaults, needs)
 
 
 def problem_response(problem: Problem) -> web.Response:

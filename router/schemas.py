@@ -36,7 +36,7 @@ class WantedAdapter:
 
     field: str
     repo: RepoId
-    scale: float = 1.0
+    scale: float | None = None
     weight_name: str | None = None
     revision: str | None = None
 
@@ -157,11 +157,10 @@ def _adapter(entry: Fields, limits: Limits) -> WantedAdapter:
     named = entry.spelling(_REPO_SPELLINGS) or "model"
     scaled = entry.spelling(_SCALE_SPELLINGS) or "scale"
     entry.require(named)
-    scale = _scale(entry, scaled, limits)
     wanted = WantedAdapter(
         field=entry.path(named),
         repo=parse_repo_id(entry.text(named, MAX_NAME) or "", entry.path(named)),
-        scale=1.0 if scale is None else scale,
+        scale=_scale(entry, scaled, limits),
         weight_name=entry.text("weight_name", MAX_NAME),
         revision=entry.text("revision", MAX_NAME),
     )
@@ -184,9 +183,7 @@ def _alias(
     if text is None:
         return None
     repo = parse_repo_id(text, field)
-    return WantedAdapter(
-        field=field, repo=repo, scale=1.0 if scale is None else scale, weight_name=weight_name
-    )
+    return WantedAdapter(field=field, repo=repo, scale=scale, weight_name=weight_name)
 
 
 def _scale(fields: Fields, name: str, limits: Limits) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any, NewType, TypeVar, cast, get_args, get_origin
 
 from shared.jobs import Job, JobError, JobId, JobRecord, JobResult, JobStatus
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 RECORD_FIELDS = (
     "status",

@@ -151,9 +151,23 @@ def worker_config(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
     )
 
 
+def redis_url(environ: Mapping[str, str]) -> str:
+    """Return the address of Redis.
+
+    Raises:
+        ConfigError: it cannot be used. The message holds nothing of it, because it may hold a password.
+    """
+    url = environ.get("REDIS_URL", DEFAULT_REDIS_URL)
+    try:
+        parse_address(url)
+    except ValueError as error:
+        raise ConfigError(f"REDIS_URL: {error}") from error
+    return url
+
+
 def _common(environ: Mapping[str, str]) -> CommonConfig:
     return CommonConfig(
-        redis_url=_redis_url(environ),
+        redis_url=redis_url(environ),
         hub=_read(environ, "HF_ENDPOINT", DEFAULT_HUB, _http_url),
         hub_token=environ.get("HF_TOKEN") or None,
         secret=environ.get("WARMBASE_SECRET", ""),
@@ -161,15 +175,6 @@ def _common(environ: Mapping[str, str]) -> CommonConfig:
         results_url=_results_url(environ),
         results_bytes=_read(environ, "WARMBASE_RESULTS_BYTES", DEFAULT_RESULTS_BYTES, _count),
     )
-
-
-def _redis_url(environ: Mapping[str, str]) -> str:
-    url = environ.get("REDIS_URL", DEFAULT_REDIS_URL)
-    try:
-        parse_address(url)
-    except ValueError as error:
-        raise ConfigError(f"REDIS_URL: {error}") from error  # without its value, which may hold a password
-    return url
 
 
 def _results_url(environ: Mapping[str, str]) -> str | None:

@@ -82,6 +82,7 @@ class GenerationParams:
         steps: denoising steps.
         seed: fixed when the job is made, so that a second attempt draws the same image.
         scheduler: the class name of a diffusers scheduler.
+        timestep_spacing: the option of that name that it is made with; the base's own when None.
     """
 
     prompt: str
@@ -92,6 +93,7 @@ class GenerationParams:
     guidance_scale: float | None = None
     seed: int
     scheduler: str | None = None
+    timestep_spacing: str | None = None
     image_format: ImageFormat = ImageFormat.PNG
 
 

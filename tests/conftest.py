@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from deploy import embedded_valkey
 
 HERE = Path(__file__).parent
+# Before torch is imported: threads that spin while they wait take the cores from the processes under test.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# How fast a machine is, is no property of the code.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
+
 MARKED = {"unit", "contracts", "integration", "e2e", "browser", "gpu"}
 
 

@@ -178,6 +178,45 @@ class Mode(StrEnum):
     """No job is taken; those that wait are handed out."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overview:
+    """How a base's queue stands, at one moment.
+
+    Attributes:
+        waiting: jobs that may be claimed now.
+        delayed: jobs whose next attempt is not due.
+        given_up: jobs that are kept for the operator.
+        oldest_wait: seconds that the oldest waiting job has waited; 0.0 when none waits.
+        work: the expected seconds of all that waits, delayed or not, for a single worker.
+        now: the server's time, seconds since the epoch.
+    """
+
+    mode: Mode
+    waiting: int
+    delayed: int
+    running: int
+    given_up: int
+    oldest_wait: float
+    work: float
+    now: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownJob:
+    """All that is known of a job.
+
+    Attributes:
+        job: what was asked for, without the caller's token; None once it has ended, unless it was given up.
+        given_up: whether it may be revived or dropped.
+        now: the server's time, seconds since the epoch; the record's times are by the same clock.
+    """
+
+    record: JobRecord
+    job: Job | None
+    given_up: bool
+    now: float
+
+
 class JobQueue:
     """The queue of the base with tag `tag`.
 
@@ -200,6 +239,7 @@ class JobQueue:
         self._drop = Script(redis, "drop")
         self._mode = Script(redis, "mode")
         self._attend = Script(redis, "attend")
+        self._overview = Script(redis, "overview")
 
     async def enqueue(
         self, job: Job, idempotency: IdempotencyKey | None = None, router: str = ""
@@ -381,10 +421,11 @@ class JobQueue:
         """Say that a router is there, and still wants the jobs that it enqueued as its own."""
         await self._attend.run(self._keys.of_queue(), router, self._settings.router_ttl)
 
-    async def dead(self) -> list[JobId]:
-        """Return the jobs that were given up, the latest first."""
+    async def dead(self, most: int | None = None) -> list[JobId]:
+        """Return the jobs that were given up, the latest first: all, or at most so many."""
+        last = -1 if most is None else most - 1
         with translate_errors():
-            found = cast("list[bytes]", await self._redis.zrange(self._keys.dead, 0, -1, desc=True))
+            found = cast("list[bytes]", await self._redis.zrange(self._keys.dead, 0, last, desc=True))
         return [JobId(job.decode()) for job in found]
 
     async def revive(self, job: JobId) -> bool:
@@ -420,6 +461,39 @@ class JobQueue:
                 pipeline.hmget(self._keys.job(job), RECORD_FIELDS)
             rows = await pipeline.execute()
         return [_record(job, row) for job, row in zip(jobs, rows, strict=True)]
+
+    async def find(self, job: JobId) -> KnownJob | None:
+        """Return all that Redis knows of a job, None if that is nothing; in one round trip."""
+        with translate_errors():
+            pipeline = one_round_trip(self._redis)
+            pipeline.time().hmget(self._keys.job(job), (*RECORD_FIELDS, "job"))
+            pipeline.zscore(self._keys.dead, job)
+            (seconds, microseconds), (*row, encoded), buried = await pipeline.execute()
+        record = _record(job, row)
+        if record is None:
+            return None
+        return KnownJob(
+            record=record,
+            job=_readable(encoded) if encoded else None,
+            given_up=buried is not None,
+            now=float(seconds + microseconds / 1_000_000),
+        )
+
+    async def overview(self) -> Overview:
+        """Return how the queue stands."""
+        mode, waiting, delayed, running, given_up, oldest, work, now = await self._overview.run(
+            self._keys.of_queue(), self._settings.dead_ttl
+        )
+        return Overview(
+            mode=Mode(mode.decode()) if mode else Mode.OPEN,
+            waiting=waiting,
+            delayed=delayed,
+            running=running,
+            given_up=given_up,
+            oldest_wait=max(0.0, float(now) - float(oldest)) if oldest else 0.0,
+            work=float(work),
+            now=float(now),
+        )
 
     async def depth(self) -> tuple[int, int]:
         """Return how many jobs wait, also for their next attempt, and how many run."""

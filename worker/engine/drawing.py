@@ -48,7 +48,7 @@ class Drawing:
             BrokenImage: the image holds NaN or infinity.
         """
         choice = self._choose(params)
-        self._pipeline.scheduler = self._scheduler(choice)
+        self._pipeline.scheduler = self._scheduler(choice, params.timestep_spacing)
         try:
             image = self._pipeline(
                 prompt=params.prompt,
@@ -101,8 +101,8 @@ class Drawing:
             )
         return wanted
 
-    def _scheduler(self, choice: _Choice) -> Any:  # noqa: ANN401 - diffusers is untyped
-        scheduler = self._schedulers.fresh(choice.scheduler)
+    def _scheduler(self, choice: _Choice, spacing: str | None) -> Any:  # noqa: ANN401 - diffusers is untyped
+        scheduler = self._schedulers.fresh(choice.scheduler, spacing)
         try:
             scheduler.set_timesteps(choice.steps)
         except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:

@@ -22,8 +22,8 @@ class Schedulers:
         """The class names that a request may ask for."""
         return tuple(sorted(self._classes))
 
-    def fresh(self, name: str) -> SchedulerMixin:
-        """Return a new scheduler.
+    def fresh(self, name: str, timestep_spacing: str | None = None) -> SchedulerMixin:
+        """Return a new scheduler, with the base's spacing of timesteps unless another one is asked for.
 
         Raises:
             InvalidRequest: no such scheduler fits the base.
@@ -32,7 +32,8 @@ class Schedulers:
             raise InvalidRequest(
                 "parameters.scheduler", f"{name!r} does not fit this base; it takes {', '.join(self.names)}"
             )
-        return self._classes[name].from_config(self._config)
+        spacing = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
+        return self._classes[name].from_config(self._config | spacing)
 
     def _constructible(self, original: SchedulerMixin) -> Iterator[type[SchedulerMixin]]:
         """Yield the compatible classes that work with the configuration and the libraries that are here."""

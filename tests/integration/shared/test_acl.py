@@ -1,29 +1,35 @@
 """The users of `deploy/redis.md` on a real server: enough for the work, and no more."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from redis.exceptions import NoPermissionError
 
 import shared
+from deploy.queue_command import main
 from router.metrics import Metrics
 from router.queues import Queues
 from router.waiting import JobWaiter
 from shared.jobs import JobStatus
 from shared.pools import PoolDirectory
 from shared.queue.keys import POOLS, BaseKeys
-from shared.queue.queue import IdempotencyKey, JobQueue, LeaseState, QueueSettings
+from shared.queue.queue import IdempotencyKey, JobQueue, LeaseState, Mode, QueueSettings
 from shared.redis_client import blocking_client, command_client, pubsub_client
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults
 from shared.server_check import ROUTER_COMMANDS, WORKER_COMMANDS, check_server
 from tests.builders import BASE, WORKER, a_job, a_result, a_worker, an_error, some_progress
 from tests.servers import Servers
+from tests.steps import claim_one
 
 GUIDE = Path(shared.__file__).parents[1] / "deploy" / "redis.md"
 TAG = base_tag(BASE)
 SETTINGS = QueueSettings(lease=60.0)
 ADMIN = "user admin on >ADMIN_PASSWORD ~* &* +@all"
+WHO = ("router", "worker", "operator", "autoscaler")
+NOT_IN_7_0 = "+client|setinfo"
 IN_A_CLUSTER = " +cluster|slots +command +readonly +asking"
 
 
@@ -34,28 +40,40 @@ def users(extra=""):
 
 @pytest.fixture(params=["one server", "cluster"])
 def urls(request, tmp_path):
-    """The addresses for the router's and the worker's user."""
+    """The addresses for each user, by its name."""
     servers = Servers(tmp_path)
     cluster = request.param == "cluster"
     server = servers.start_cluster() if cluster else servers.start('save ""')
+    left_out = NOT_IN_7_0 if server.client.info()["redis_version"].startswith("7.0") else ""
     for line in [ADMIN, *reversed(users(IN_A_CLUSTER if cluster else ""))]:
-        server.client.execute_command("ACL", "SETUSER", *line.split()[1:])
+        words = [word for word in line.split()[1:] if word != left_out]
+        server.client.execute_command("ACL", "SETUSER", *words)
     scheme = "redis+cluster" if cluster else "redis"
-    yield tuple(
-        f"{scheme}://{who}:{who.upper()}_PASSWORD@127.0.0.1:{server.port}" for who in ("router", "worker")
-    )
+    yield {who: f"{scheme}://{who}:{who.upper()}_PASSWORD@127.0.0.1:{server.port}" for who in WHO}
     servers.kill_all()
 
 
 @pytest.fixture
 async def router(urls):
-    async with command_client(urls[0]) as client:
+    async with command_client(urls["router"]) as client:
         yield client
 
 
 @pytest.fixture
 async def worker(urls):
-    async with command_client(urls[1]) as client:
+    async with command_client(urls["worker"]) as client:
+        yield client
+
+
+@pytest.fixture
+async def operator(urls):
+    async with command_client(urls["operator"]) as client:
+        yield client
+
+
+@pytest.fixture
+async def autoscaler(urls):
+    async with command_client(urls["autoscaler"]) as client:
         yield client
 
 
@@ -64,15 +82,15 @@ async def test_the_check_is_content_and_checks_all(router, worker):
     assert await check_server(worker, WORKER_COMMANDS) == ()
 
 
-async def test_both_do_all_their_work(urls, router, worker):
+async def test_router_and_worker_do_all_their_work(urls, router, worker):
     queues = Queues(router, SETTINGS, Metrics(), RedisResults(router, ttl=60, most_bytes=1 << 20))
     asks, works = queues.of_base(BASE), JobQueue(worker, TAG, SETTINGS)
     await PoolDirectory(worker).announce(a_worker(), 60.0)
     assert len(await PoolDirectory(router).live()) == 1
     async with (
-        pubsub_client(urls[0]) as subscriptions,
-        blocking_client(urls[1], 2.0) as blocking,
-        pubsub_client(urls[1]) as cancels,
+        pubsub_client(urls["router"]) as subscriptions,
+        blocking_client(urls["worker"], 2.0) as blocking,
+        pubsub_client(urls["worker"]) as cancels,
         cancels.pubsub() as control,
         JobWaiter(queues, subscriptions),
     ):
@@ -103,6 +121,63 @@ async def test_both_do_all_their_work(urls, router, worker):
     await PoolDirectory(worker).withdraw(a_worker())
 
 
+async def test_an_operator_does_all_of_the_command(urls, router, worker, capsys):
+    def queue(*arguments):
+        code = main([*arguments, "--redis", urls["operator"]], {})
+        return code, capsys.readouterr()
+
+    asks, works = JobQueue(router, TAG, SETTINGS), JobQueue(worker, TAG, replace(SETTINGS, max_attempts=1))
+    await PoolDirectory(worker).announce(a_worker(), 60.0)
+    jobs = [a_job(), a_job()]
+    for job in jobs:
+        await asks.enqueue(job)
+        lease = await claim_one(works, WORKER, job.id)
+        await works.fail(lease, an_error(), retry=True)
+    for arguments in (
+        ["list"],
+        ["dead", BASE],
+        ["show", jobs[0].id],
+        ["retry", jobs[0].id],
+        ["drop", "--all", BASE],
+        ["pause", BASE],
+        ["key", BASE],
+    ):
+        code, said = await asyncio.to_thread(queue, *arguments)
+        assert (code, said.err) == (0, ""), arguments
+    overview = await asks.overview()
+    assert (overview.mode, overview.waiting, overview.given_up) == (Mode.PAUSED, 1, 0)
+
+
+COUNT = """
+local kind = redis.call('type', KEYS[1]).ok
+return redis.call(({zset = 'zcard', none = 'llen'})[kind], KEYS[1])
+"""
+"""What KEDA's redis trigger runs, as far as it concerns a sorted set that may be missing."""
+
+
+async def test_an_autoscaler_counts_what_waits(router, autoscaler):
+    key = BaseKeys(TAG).ready
+    assert await autoscaler.eval(COUNT, 1, key) == 0
+    await JobQueue(router, TAG, SETTINGS).enqueue(a_job())
+    assert await autoscaler.eval(COUNT, 1, key) == 1
+
+
+async def test_an_autoscaler_can_neither_change_nor_read_a_job(autoscaler):
+    keys = BaseKeys(TAG)
+    for words in (("ZADD", keys.ready, 1, "job"), ("DEL", keys.ready), ("HGETALL", keys.job("job"))):
+        with pytest.raises(NoPermissionError):
+            await autoscaler.execute_command(*words)
+    with pytest.raises(NoPermissionError):
+        await autoscaler.eval(COUNT, 1, keys.active)
+
+
+async def test_an_operator_sees_no_image_and_poses_as_no_worker(operator):
+    keys = BaseKeys(TAG)
+    for words in (("GET", keys.blob("blob")), ("ZADD", POOLS, 1, "a worker"), ("PUBLISH", keys.done, "job")):
+        with pytest.raises(NoPermissionError):
+            await operator.execute_command(*words)
+
+
 FORBIDDEN = (
     ("FLUSHALL",),
     ("FLUSHDB",),
@@ -117,13 +192,13 @@ FORBIDDEN = (
 
 
 @pytest.mark.parametrize("command", FORBIDDEN, ids=" ".join)
-@pytest.mark.parametrize("who", ["router", "worker"])
-async def test_neither_may_do_more(urls, router, worker, who, command):
-    if "cluster" in urls[0]:
+@pytest.mark.parametrize("who", WHO)
+async def test_none_may_do_more(urls, who, command):
+    if "cluster" in urls[who]:
         pytest.skip("the rights are the same; redis-py would choose the nodes")
-    client = {"router": router, "worker": worker}[who]
-    with pytest.raises(NoPermissionError):
-        await client.execute_command(*command)
+    async with command_client(urls[who]) as client:
+        with pytest.raises(NoPermissionError):
+            await client.execute_command(*command)
 
 
 async def test_a_router_cannot_pose_as_a_worker(router):

@@ -84,6 +84,26 @@ def test_router_and_worker_are_what_python_runs_under_these_names(name, tmp_path
     assert ran.returncode == 3
 
 
+def test_queue_has_words_of_its_own(monkeypatch):
+    calls = []
+
+    class QueueCommand:
+        @staticmethod
+        def main(arguments, environ):
+            calls.append((arguments, environ))
+            return 1
+
+    monkeypatch.setattr(cli, "import_module", {"deploy.queue_command": QueueCommand}.__getitem__)
+    assert cli.main(["queue", "dead", "a/b", "--most", "3", "--help"], {"REDIS_URL": "r"}) == 1
+    assert calls == [(["dead", "a/b", "--most", "3", "--help"], {"REDIS_URL": "r"})]
+
+
+def test_queue_imports_neither_process_nor_web_framework():
+    heavy = "{'torch', 'diffusers', 'aiohttp', 'router', 'worker', 'deploy.up'}"
+    code = f"import sys, deploy.queue_command; print({heavy} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
 def test_help_and_errors_import_no_subcommands_package():
     heavy = "{'torch', 'diffusers', 'aiohttp', 'router', 'worker'}"
     code = f"import sys, deploy.cli; deploy.cli.build_parser(); print({heavy} & set(sys.modules))"

@@ -89,6 +89,36 @@ def test_a_few_step_adapter_beside_a_style_brings_its_parameters():
     assert (params.steps, params.guidance_scale) == (4, 0.0)
 
 
+def test_a_few_step_adapter_whose_card_says_nothing_is_known_by_its_name():
+    few = adapter("latent-consistency/lcm-lora-sdxl")
+    params = put(asked(), few).params
+
+    assert (params.steps, params.guidance_scale, params.scheduler) == (4, 1.0, "LCMScheduler")
+
+
+def test_it_goes_before_the_card_of_a_style_and_after_its_own_and_the_request():
+    style = adapter(defaults=CardDefaults(steps=30, guidance_scale=7.0, scheduler="DDIMScheduler"))
+    few = adapter("some/sdxl-lightning", defaults=CardDefaults(guidance_scale=0.5))
+    params = put(asked(steps=6, adapters=(wanted("some/sdxl-lightning"),)), style, few).params
+
+    assert (params.steps, params.guidance_scale) == (6, 0.5)
+    assert (params.scheduler, params.timestep_spacing) == ("EulerDiscreteScheduler", "trailing")
+
+
+def test_the_option_of_a_scheduler_does_not_outlive_the_request_for_another_one():
+    params = put(asked(scheduler="DDIMScheduler"), adapter("some/sdxl-lightning")).params
+
+    assert (params.scheduler, params.timestep_spacing) == ("DDIMScheduler", None)
+
+
+def test_an_adapter_may_need_a_strength_of_its_own_unless_the_request_names_one():
+    name = "Hyper-FLUX.1-dev-8steps-lora.safetensors"
+    few = adapter("some/hyper", weight_files=(name,), weight_name=name)
+
+    assert put(asked(), few).adapters[0].scale == 0.125
+    assert put(asked(scale=1.0), few).adapters[0].scale == 1.0
+
+
 def test_a_card_cannot_recommend_more_than_a_request_may_ask():
     assert put(asked(), adapter(defaults=CardDefaults(steps=900_000))).params.steps == Limits().max_steps
 

@@ -112,7 +112,7 @@ def test_it_is_not_written_either(timeout):
 
 
 def test_a_job_of_another_version_is_refused():
-    data = encode_job(a_job()).replace(b'"version":2', b'"version":1')
+    data = encode_job(a_job()).replace(b'"version":3', b'"version":2')
     with pytest.raises(CodecError, match="version"):
         decode_job(data)
 

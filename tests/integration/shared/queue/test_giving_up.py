@@ -64,6 +64,15 @@ async def test_only_so_many_are_kept_the_oldest_leave(a_queue, claim):
     assert await queue.dead() == [jobs[2].id, jobs[1].id]
 
 
+async def test_the_operator_may_look_at_the_latest_only(a_queue, claim):
+    queue = a_queue(max_attempts=1)
+    jobs = [a_job() for _ in range(3)]
+    for job in jobs:
+        await queue.enqueue(job)
+        await queue.fail(await claim(queue=queue), an_error(), retry=True)
+    assert await queue.dead(2) == [jobs[2].id, jobs[1].id]
+
+
 async def test_adapters_that_kill_worker_after_worker_are_refused_and_others_are_not(
     a_queue, run_a_job, run_out
 ):

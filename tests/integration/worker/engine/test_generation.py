@@ -72,6 +72,16 @@ def test_every_scheduler_that_is_offered_draws_the_same_picture_twice(xl: Diffus
         assert picture(xl, scheduler=name, steps=5) == picture(xl, scheduler=name, steps=5), name
 
 
+def test_a_scheduler_takes_the_spacing_that_is_asked_for_and_the_next_job_the_bases_own(
+    xl: DiffusersEngine,
+) -> None:
+    usual = picture(xl, scheduler="DDIMScheduler", steps=4)
+    trailing = picture(xl, scheduler="DDIMScheduler", steps=4, timestep_spacing="trailing")
+
+    assert trailing != usual
+    assert picture(xl, scheduler="DDIMScheduler", steps=4) == usual
+
+
 @pytest.mark.parametrize(
     ("field", "changes"),
     [

@@ -14,15 +14,15 @@ every_step = pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
 def test_all_steps_are_here():
     assert {path.stem for path in STEPS} == {
         "enqueue", "claim", "heartbeat", "complete", "fail", "release", "cancel", "reap",
-        "revive", "drop", "mode", "attend",
+        "revive", "drop", "mode", "attend", "overview",
     }  # fmt: skip
 
 
 @every_step
 def test_a_step_declares_its_flags_and_needs_memory_only_to_add(path: Path):
     header = path.read_text().splitlines()[0]
-    adds_work = path.stem in {"enqueue", "revive"}
-    assert header == ("#!lua" if adds_work else "#!lua flags=allow-oom")
+    flags = {"enqueue": "", "revive": "", "overview": " flags=no-writes"}
+    assert header == "#!lua" + flags.get(path.stem, " flags=allow-oom")
 
 
 @every_step
