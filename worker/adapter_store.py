@@ -129,7 +129,9 @@ class AdapterStore(Generic[A]):
         if count:
             for file in sizes:
                 self._metrics.looked_up(TierName.RAM, hit=file in self._ram)
-        return await asyncio.gather(*(self._get(ref, token, sizes[weight_file(ref)], count) for ref in refs))
+        with self._ram.expected(sizes):  # so that no hint takes the room of what is on its way here
+            getting = (self._get(ref, token, sizes[weight_file(ref)], count) for ref in refs)
+            return await asyncio.gather(*getting)
 
     @contextmanager
     def expected(self, refs: Sequence[AdapterRef]) -> Iterator[None]:

@@ -263,7 +263,7 @@ class WorkerApp(Generic[A]):
             on_evict=metrics.evicted(TierName.DISK),
         )
         metrics.watch_tier(TierName.DISK, lambda: disk.nbytes)
-        self._threads.lookup.submit(disk.sweep)
+        self._threads.lookup.submit(_sweep, disk)
         return AdapterStore(
             files=HubFiles(config.common.hub, config.max_adapter_bytes, disk),
             ingest=engine.ingest,
@@ -302,6 +302,13 @@ class WorkerApp(Generic[A]):
     def _set_stage(self, stage: str) -> None:
         self._readiness.stage = stage
         self._readiness.ready = stage == "ready"
+
+
+def _sweep(disk: DiskTier) -> None:
+    try:
+        disk.sweep()
+    except OSError:
+        logger.exception("the folder of adapters cannot be used", extra={"action": "sweep_failed"})
 
 
 def load_engine(config: WorkerConfig, on_stage: Callable[[str], None]) -> Engine[Any]:

@@ -154,7 +154,9 @@ async def test_hints_take_no_more_than_the_room_that_nothing_wanted_has(
     await ingested(worker, "someone/a")
     await queue.drawing(current, steps=20)
     assert metric(worker, "adapter_tier_bytes", tier="ram") == 800
-    assert metric(worker, "adapter_tier_evictions_total", tier="ram") == 0
+    # Two hints may land before the running job's own adapter: then one of them goes for it.
+    assert (metric(worker, "adapter_tier_evictions_total", tier="ram") or 0) <= 1
+    assert sum("someone--a" in str(path) for path in worker.engine.ingested) == 1
     await queue.jobs.cancel(current)
 
     async def all_are_drawn() -> bool:
@@ -179,6 +181,26 @@ async def test_a_slow_download_holds_up_its_own_job_alone(
     held_downloads.set()
     record = await queue.ended(held_up)
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
+
+
+async def test_many_downloads_that_hang_hold_up_no_other_download(
+    queue: QueueUser, start_worker: StartWorker, hub: Hub, held_downloads: asyncio.Event
+) -> None:
+    hanging = [f"someone/slow-{number}" for number in range(20)]
+    for repo in (*hanging, "someone/crayon"):
+        hub.write(repo, repo.encode())
+    *slow, crayon = await hub.pinned(*hanging, "someone/crayon")
+    start_worker()
+    held_up = await queue.add(a_job(adapters=tuple(slow)))
+
+    async def all_hang() -> bool:
+        return hub.requests.count(path="*/slow*/resolve/*", method="GET") == len(hanging)
+
+    await until(all_hang)
+    assert (await queue.ended(await queue.add(a_job(adapters=(crayon,))))).status is JobStatus.SUCCEEDED
+    assert (await queue.record(held_up)).status is JobStatus.RUNNING
+    held_downloads.set()
+    assert (await queue.ended(held_up)).status is JobStatus.SUCCEEDED
 
 
 async def test_a_lease_is_kept_while_its_adapter_downloads(
