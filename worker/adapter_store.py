@@ -20,7 +20,7 @@ from worker.tier import Tier
 
 A = TypeVar("A", bound=Adapter)
 
-MOST_FETCHES = 3
+MOST_FETCHES = 8
 """Of one file for one job: what was fetched may be evicted, by another process too, before it is read."""
 
 MOST_AHEAD = 16

@@ -157,7 +157,7 @@ async def test_two_processes_share_a_folder_too_small_for_both(
     variables = {
         "HF_ENDPOINT": hub.url,
         "WARMBASE_DISK_FOLDER": os.fspath(config.disk_folder or ""),
-        "WARMBASE_DISK_BUDGET": str(4 * FILE_BYTES),
+        "WARMBASE_DISK_BUDGET": str(6 * FILE_BYTES),
         "WARMBASE_RAM_BUDGET": str(2 * FILE_BYTES),
     }
     for _ in range(2):
