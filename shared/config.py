@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from shared.errors import InvalidRequest
@@ -82,7 +83,11 @@ class WorkerConfig:
         dtype: `float32`, `float16`, `bfloat16`, or `auto`: bfloat16 on CUDA, float32 on CPU.
         probe_port: where health, readiness and metrics are served; 0 picks a free port.
         max_adapter_bytes: larger weight files are refused.
+        disk_folder: where downloaded adapters are kept; None: beside huggingface_hub's own store.
+        disk_budget: bytes of adapters kept there.
         ram_budget: bytes of adapters kept in RAM.
+        gpu_budget: bytes of adapters kept in the device's memory; 0 for none. Means nothing on a CPU.
+        pinned: repositories whose adapters, once used, leave no tier unless a job's own need their place.
         drain: seconds that a running job gets to finish after SIGTERM.
         stall: seconds without a denoising step after which the worker gives itself up.
     """
@@ -95,6 +100,10 @@ class WorkerConfig:
     probe_port: int
     max_adapter_bytes: int
     ram_budget: int
+    disk_folder: Path | None
+    disk_budget: int
+    gpu_budget: int
+    pinned: frozenset[RepoId]
     drain: float
     stall: float
 
@@ -123,6 +132,7 @@ def worker_config(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
     """
     if "WARMBASE_BASE" not in environ:
         raise ConfigError("WARMBASE_BASE is not set: name the base model, as organisation/name")
+    folder = environ.get("WARMBASE_DISK_FOLDER")
     return WorkerConfig(
         common=_common(environ),
         base=_read(environ, "WARMBASE_BASE", None, _repo),
@@ -132,6 +142,10 @@ def worker_config(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
         probe_port=_read(environ, "WARMBASE_PROBE_PORT", 0, _port),
         max_adapter_bytes=_read(environ, "WARMBASE_MAX_ADAPTER_BYTES", 4 << 30, _count),
         ram_budget=_read(environ, "WARMBASE_RAM_BUDGET", 4 << 30, _count),
+        disk_folder=_read(environ, "WARMBASE_DISK_FOLDER", None, _folder) if folder else None,
+        disk_budget=_read(environ, "WARMBASE_DISK_BUDGET", 32 << 30, _count),
+        gpu_budget=_read(environ, "WARMBASE_GPU_BUDGET", 2 << 30, _whole),
+        pinned=_read(environ, "WARMBASE_PINNED", frozenset(), _repos),
         drain=_read(environ, "WARMBASE_DRAIN", 20.0, _positive),
         stall=_read(environ, "WARMBASE_STALL", 120.0, _positive),
     )
@@ -215,6 +229,22 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise ValueError("has to be a whole number above 0")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError("has to be a whole number")
+    return int(text)
+
+
+def _folder(text: str) -> Path:
+    if not Path(text).is_absolute():
+        raise ValueError("has to be an absolute path")
+    return Path(text)
+
+
+def _repos(text: str) -> frozenset[RepoId]:
+    return frozenset(parse_repo_id(part, "each") for part in text.replace(",", " ").split())
 
 
 def _repo(text: str) -> RepoId:

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class NullAdapter:
     nbytes: int
     digest: str
     warnings: tuple[str, ...] = ()
+    raised: bool = False
 
 
 class NullEngine:
@@ -60,19 +61,28 @@ class NullEngine:
         base: what it claims to be.
         step_seconds: how long each denoising step sleeps.
         steps: how many steps it takes when the request leaves that open.
+        device: what it claims to compute on.
         draws: a file that gets a line for each image it begins.
     """
 
     def __init__(
-        self, base: RepoId, *, step_seconds: float = 0.0, steps: int = 4, draws: Path | None = None
+        self,
+        base: RepoId,
+        *,
+        step_seconds: float = 0.0,
+        steps: int = 4,
+        device: str = "cpu",
+        draws: Path | None = None,
     ) -> None:
         self._base = base
+        self._device = device
         self._step_seconds = step_seconds
         self._steps = steps
         self._draws = draws
         self._active: tuple[Activation[NullAdapter], ...] = ()
         self._damaged = False
         self.ingested: list[Path] = []
+        self.activated: list[tuple[NullAdapter, ...]] = []
         self.generations = 0
         self.verifications = 0
 
@@ -82,7 +92,7 @@ class NullEngine:
             repo=self._base,
             revision=BASE_REVISION,
             pipeline_class="StableDiffusionXLPipeline",
-            device="cpu",
+            device=self._device,
             dtype="float32",
             default_width=64,
             default_height=64,
@@ -100,9 +110,13 @@ class NullEngine:
         warnings = ("a part of it cannot be used",) if data.startswith(PARTIAL_FILE) else ()
         return NullAdapter(nbytes=len(data), digest=hashlib.sha256(data).hexdigest(), warnings=warnings)
 
+    def raise_up(self, adapter: NullAdapter) -> NullAdapter | None:
+        return adapter if self._device == "cpu" else replace(adapter, raised=True)
+
     def activate(self, wanted: Sequence[Activation[NullAdapter]]) -> SwapReport:
         report = SwapReport(written=len(wanted), restored=len(self._active))
         self._active = tuple(wanted)
+        self.activated.append(tuple(each.adapter for each in wanted))
         return report
 
     def generate(self, params: GenerationParams, on_step: StepCallback) -> Generated:

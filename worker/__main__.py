@@ -27,7 +27,11 @@ environment variables:
   WARMBASE_HOST               where the probes listen             [127.0.0.1]
   WARMBASE_PROBE_PORT         their port; 0 takes a free one      [0]
   WARMBASE_MAX_ADAPTER_BYTES  larger weight files are refused     [4 GiB]
+  WARMBASE_DISK_FOLDER        where downloaded adapters are kept  [$HF_HOME/warmbase-adapters]
+  WARMBASE_DISK_BUDGET        bytes of adapters kept there        [32 GiB]
   WARMBASE_RAM_BUDGET         bytes of adapters kept in RAM       [4 GiB]
+  WARMBASE_GPU_BUDGET         bytes of them kept on the GPU too   [2 GiB]
+  WARMBASE_PINNED             repositories whose adapters stay once they were used
   WARMBASE_DRAIN              seconds a running job gets to end   [20]
   WARMBASE_STALL              seconds without a denoising step
                               after which the process gives up    [120]

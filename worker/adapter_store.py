@@ -1,21 +1,30 @@
-"""From an adapter's reference to its ingested form: RAM tier first, then disk, then the Hub."""
+"""From an adapter's reference to what the engine applies: GPU and RAM tier first, then disk, then the Hub."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from shared.errors import AdapterRejected
+from shared.errors import AdapterRejected, WorkerFault
 from shared.refs import AdapterRef, RepoId, Revision
+from worker.disk_tier import NotOnDisk
 from worker.engine.contract import Activation, Adapter, AdapterFault
+from worker.flights import Flights
+from worker.gpu_tier import GpuTier
 from worker.hub_files import HubFiles
-from worker.metrics import WorkerMetrics
-from worker.ram_tier import RamTier
+from worker.metrics import TierName, WorkerMetrics
+from worker.tier import Tier
 
 A = TypeVar("A", bound=Adapter)
+
+MOST_FETCHES = 8
+"""Of one file for one job: what was fetched may be evicted, by another process too, before it is read."""
+
+MOST_AHEAD = 16
+"""Downloads on their way beyond which none is begun ahead of its job: the threads are the jobs' own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +36,23 @@ class WeightFile:
     weight_name: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Threads:
+    """Where blocking work is done. Apart, so that downloads that hang hold up nothing that is here already.
+
+    Attributes:
+        download: what waits for the Hub.
+        lookup: what asks the disk whether a file is there.
+        ingest: what reads files; each thread takes computing time from the generation.
+    """
+
+    download: Executor
+    lookup: Executor
+    ingest: Executor
+
+
 class AdapterStore(Generic[A]):
-    """Ingested adapters of one base. Lives on one event loop; blocking work goes to `threads`.
+    """Ingested adapters of one base. Lives on one event loop; blocking work goes to threads.
 
     A hit in RAM or on disk is given to any job that names the file. Whether the caller may read it was asked
     by the router, with the caller's own token, for this very request; the store cannot ask again, because a
@@ -40,97 +64,212 @@ class AdapterStore(Generic[A]):
         *,
         files: HubFiles,
         ingest: Callable[[Path], A],
-        ram: RamTier[WeightFile, A],
+        ram: Tier[WeightFile, A],
+        gpu: GpuTier[WeightFile, A] | None,
         most_bytes: int,
-        threads: Executor,
+        threads: Threads,
         metrics: WorkerMetrics,
     ) -> None:
-        """`most_bytes` is what the adapters of one job may have together: all are in RAM at once."""
+        """`most_bytes` is what the adapters of one job may have together: all are in RAM at once.
+
+        `gpu` is None where the engine computes in RAM.
+        """
         self._files = files
         self._ingest = ingest
         self._ram = ram
+        self._gpu = gpu
         self._most_bytes = most_bytes
         self._threads = threads
         self._metrics = metrics
-        self._ingesting = asyncio.Lock()
-        self._flights: dict[tuple[WeightFile, str | None], asyncio.Task[A]] = {}
+        self._downloads = Flights[tuple[WeightFile, str | None], None]()
+        self._ingests = Flights[WeightFile, A]()
+        self._freed = asyncio.Event()
 
     @asynccontextmanager
     async def hold(
         self, refs: Sequence[AdapterRef], token: str | None
     ) -> AsyncIterator[tuple[Activation[A], ...]]:
-        """Give the adapters, in order, ready to be activated; none leaves RAM while the context is open.
+        """Give the adapters, in order, ready to be activated; none leaves its tier while the context is open.
+
+        Raises:
+            As `fetch`.
+        """
+        files = [weight_file(ref) for ref in refs]
+        with self._in_use(frozenset(files)):
+            adapters = await self.fetch(refs, token, count=False)
+            for file in files:
+                self._ram.use(file)
+            if self._gpu is not None:
+                for file in files:
+                    self._metrics.looked_up(TierName.GPU, hit=self._gpu.holds(file))
+                pairs = zip(files, adapters, strict=True)
+                adapters = await asyncio.gather(*(self._gpu.use(file, adapter) for file, adapter in pairs))
+            yield tuple(
+                Activation(ref=ref, adapter=adapter) for ref, adapter in zip(refs, adapters, strict=True)
+            )
+
+    async def fetch(self, refs: Sequence[AdapterRef], token: str | None, *, count: bool = True) -> list[A]:
+        """Bring the adapters of one job to RAM and return them.
 
         Args:
-            refs: the adapters of one job.
+            refs: the adapters.
             token: the caller's Hub token, for what has to be downloaded.
+            count: whether the metrics count where they were found.
 
         Raises:
             AdapterRejected: a file is broken, made for another base, or too large, alone or with the others.
             RepoNotFound, RepoForbidden, HubUnavailable, WorkerFault: as `HubFiles.fetch`.
         """
-        with self._ram.in_use(frozenset(map(_weight_file, refs))):
-            await self._check_sizes(refs, token)
-            adapters = await asyncio.gather(*(self._get(ref, token) for ref in refs))
-            yield tuple(
-                Activation(ref=ref, adapter=adapter) for ref, adapter in zip(refs, adapters, strict=True)
-            )
+        held = [adapter for ref in refs if (adapter := self._ram.peek(weight_file(ref))) is not None]
+        if len(held) == len(refs):
+            for _ in range(len(refs) if count else 0):
+                self._metrics.looked_up(TierName.RAM, hit=True)
+            return held
+        sizes = await self._check_sizes(refs, token)
+        if count:
+            for file in sizes:
+                self._metrics.looked_up(TierName.RAM, hit=file in self._ram)
+        with self._ram.expected(sizes):  # so that no hint takes the room of what is on its way here
+            getting = (self._get(ref, token, sizes[weight_file(ref)], count) for ref in refs)
+            return await asyncio.gather(*getting)
+
+    @contextmanager
+    def expected(self, refs: Sequence[AdapterRef]) -> Iterator[None]:
+        """Keep the adapters in RAM while inside, unless what is in use needs their place."""
+        with self._ram.expected(dict.fromkeys(map(weight_file, refs), 0)):
+            yield
+
+    @asynccontextmanager
+    async def ahead(self, ref: AdapterRef) -> AsyncIterator[bool]:
+        """Bring an adapter up ahead of its job and keep it while inside; give whether there is room for that.
+
+        Without a caller's token. Raises what `fetch` raises, which is nobody's failure yet.
+        """
+        nbytes = await self._ahead_on_disk(ref)
+        file = weight_file(ref)
+        if nbytes is None or (file not in self._ram and nbytes > self._ram.room):
+            yield False
+            return
+        with self._ram.expected({file: nbytes}):
+            adapter = await self._get(ref, None, nbytes, count=False)
+            if self._gpu is None:
+                yield True
+                return
+            with self._gpu.expected(file, adapter.nbytes) as fits:
+                if fits:
+                    await self._gpu.raise_ahead(file, adapter)
+                yield fits
+
+    async def _ahead_on_disk(self, ref: AdapterRef) -> int | None:
+        """Have the adapter on disk or above; return its bytes, None when enough others are on their way."""
+        adapter = self._ram.peek(weight_file(ref))
+        if adapter is not None:
+            return adapter.nbytes
+        if not await self._is_on_disk(ref) and len(self._downloads) >= MOST_AHEAD:
+            return None
+        nbytes = await self._size(ref, None)
+        await self._download(ref, None, nbytes, count=False)
+        return nbytes
 
     def holds(self, refs: Sequence[AdapterRef]) -> bool:
         """Whether all of them are in RAM now."""
-        return all(_weight_file(ref) in self._ram for ref in refs)
+        return all(weight_file(ref) in self._ram for ref in refs)
 
-    async def _check_sizes(self, refs: Sequence[AdapterRef], token: str | None) -> None:
-        """Refuse what does not fit into RAM together, before any of it is downloaded."""
-        files = {_weight_file(ref): ref for ref in refs}
-        sizes = await asyncio.gather(*(self._size(ref, token) for ref in files.values()))
-        if sum(sizes) > self._most_bytes:
-            named = ", ".join(f"{file.repo} {size}" for file, size in zip(files, sizes, strict=True))
+    @contextmanager
+    def _in_use(self, files: frozenset[WeightFile]) -> Iterator[None]:
+        try:
+            with self._ram.in_use(files):
+                self._look_again()
+                if self._gpu is None:
+                    yield
+                else:
+                    with self._gpu.in_use(files):
+                        yield
+        finally:
+            self._look_again()
+
+    async def _check_sizes(self, refs: Sequence[AdapterRef], token: str | None) -> dict[WeightFile, int]:
+        """Refuse what does not fit into RAM together, before any of it is downloaded; return the sizes."""
+        files = {weight_file(ref): ref for ref in refs}
+        found = await asyncio.gather(*(self._size(ref, token) for ref in files.values()))
+        sizes = dict(zip(files, found, strict=True))
+        if sum(found) > self._most_bytes:
+            named = ", ".join(f"{file.repo} {size}" for file, size in sizes.items())
             raise AdapterRejected(
-                f"the adapters have {sum(sizes)} bytes together ({named}); "
+                f"the adapters have {sum(found)} bytes together ({named}); "
                 f"at most {self._most_bytes} are taken here: use fewer or smaller ones"
             )
+        return sizes
 
     async def _size(self, ref: AdapterRef, token: str | None) -> int:
-        adapter = self._ram.get(_weight_file(ref))
+        adapter = self._ram.peek(weight_file(ref))
         if adapter is not None:
             return adapter.nbytes
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._files.size, ref, token)
+        threads = self._threads.lookup if await self._is_on_disk(ref) else self._threads.download
+        return await asyncio.get_running_loop().run_in_executor(threads, self._files.size, ref, token)
 
-    async def _get(self, ref: AdapterRef, token: str | None) -> A:
-        file = _weight_file(ref)
-        adapter = self._ram.get(file)
-        if adapter is not None:
-            self._metrics.ram_hits.inc()
-            return adapter
-        self._metrics.ram_misses.inc()
-        # One flight per token: a refusal of one caller is no answer to another.
-        flight = self._flights.get((file, token))
-        if flight is None:
-            flight = asyncio.create_task(self._bring(ref, token))
-            self._flights[file, token] = flight
-            flight.add_done_callback(lambda done: self._land((file, token), done))
-        # A job that is stopped leaves; the flight goes on, for the next job that wants the same.
-        return await asyncio.shield(flight)
-
-    async def _bring(self, ref: AdapterRef, token: str | None) -> A:
-        loop = asyncio.get_running_loop()
-        path = await loop.run_in_executor(self._threads, self._files.fetch, ref, token)
-        # One after the other: the engine allows an ingest beside a generation, not beside another ingest.
-        async with self._ingesting:
+    async def _get(self, ref: AdapterRef, token: str | None, nbytes: int, count: bool) -> A:
+        file = weight_file(ref)
+        for _ in range(MOST_FETCHES):
+            adapter = self._ram.peek(file)
+            if adapter is not None:
+                return adapter
+            await self._download(ref, token, nbytes, count=count)
             try:
-                adapter = await loop.run_in_executor(self._threads, self._ingest, path)
-            except AdapterFault as error:
-                raise AdapterRejected(f"{ref.repo}: {ref.weight_name}: {error}") from error
-        self._ram.put(_weight_file(ref), adapter)
+                return await self._ingests.join(file, lambda: self._ingested(ref, nbytes))
+            except NotOnDisk:
+                continue
+        raise WorkerFault(f"{ref.repo}: the worker's disk tier is too small for what is asked for at once")
+
+    async def _download(self, ref: AdapterRef, token: str | None, nbytes: int, *, count: bool) -> None:
+        here = await self._is_on_disk(ref)
+        if count:
+            self._metrics.looked_up(TierName.DISK, hit=here)
+        if not here:
+            fetch = asyncio.get_running_loop().run_in_executor
+            # One flight per token: a refusal of one caller is no answer to another.
+            await self._downloads.join(
+                (weight_file(ref), token),
+                lambda: fetch(self._threads.download, self._files.fetch, ref, token, nbytes),
+            )
+
+    async def _ingested(self, ref: AdapterRef, nbytes: int) -> A:
+        """Read the file into RAM. Its place is made first, so that the tier's budget holds at any moment."""
+        file = weight_file(ref)
+        await self._reserve(file, nbytes)
+        try:
+            loop = asyncio.get_running_loop()
+            adapter = await loop.run_in_executor(self._threads.ingest, self._read, ref)
+        except AdapterFault as error:
+            raise AdapterRejected(f"{ref.repo}: {ref.weight_name}: {error}") from error
+        finally:
+            self._ram.release(nbytes)
+            self._look_again()
+        self._ram.put(file, adapter)
         return adapter
 
-    def _land(self, key: tuple[WeightFile, str | None], flight: asyncio.Task[A]) -> None:
-        del self._flights[key]
-        if not flight.cancelled():
-            flight.exception()  # seen, even when nobody waits any more
+    def _read(self, ref: AdapterRef) -> A:
+        with self._files.reading(ref) as path:
+            return self._ingest(path)
+
+    async def _reserve(self, file: WeightFile, nbytes: int) -> None:
+        """Wait for room beside what is in use. Who is about to draw waits for other ingests only."""
+        while not self._ram.reserve(nbytes):
+            if self._ram.is_in_use(file) and not self._ram.has_reserved:
+                self._ram.reserve(nbytes, at_any_rate=True)
+                return
+            await self._freed.wait()
+
+    def _look_again(self) -> None:
+        """Have those who wait for room look whether there is some now."""
+        self._freed.set()
+        self._freed = asyncio.Event()
+
+    async def _is_on_disk(self, ref: AdapterRef) -> bool:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads.lookup, self._files.is_here, ref)
 
 
-def _weight_file(ref: AdapterRef) -> WeightFile:
+def weight_file(ref: AdapterRef) -> WeightFile:
+    """Return what the adapter is kept under."""
     return WeightFile(ref.repo, ref.revision, ref.weight_name)

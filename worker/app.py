@@ -10,8 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from huggingface_hub import constants
 from redis.asyncio import Redis
 
 from shared.config import WorkerConfig
@@ -26,19 +28,22 @@ from shared.results.opening import open_results
 from shared.results.store import ResultStore
 from shared.sealing import Sealer
 from shared.server_check import WORKER_COMMANDS, WrongServer, check_server, log_unchecked
-from worker.adapter_store import AdapterStore
+from worker.adapter_store import AdapterStore, Threads, WeightFile
+from worker.disk_tier import DiskTier
 from worker.engine.contract import Adapter, BaseDamaged, Engine
 from worker.executor import JobExecutor
 from worker.exit_codes import ExitCode
+from worker.gpu_tier import GpuTier
 from worker.heartbeat import Heartbeat
 from worker.hub_files import HubFiles
 from worker.loop import IDLE_WAIT, Worker
-from worker.metrics import WorkerMetrics
+from worker.metrics import TierName, WorkerMetrics
+from worker.prefetch import Prefetch
 from worker.probes import Readiness, serve_probes
 from worker.pulse import Pulse
-from worker.ram_tier import RamTier
 from worker.running import RunningJobs
 from worker.settlement import Settlement
+from worker.tier import Tier
 
 A = TypeVar("A", bound=Adapter)
 
@@ -46,7 +51,13 @@ BuildEngine = Callable[[Callable[[str], None]], Engine[A]]
 """Loads the base on the thread that calls it, and tells its argument the stages on the way."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-FETCH_THREADS = 4
+DOWNLOAD_THREADS = 64
+"""A download that hangs keeps one until the client gives up, about a minute. They are made when needed."""
+LOOKUP_THREADS = 4
+INGEST_THREADS = 2
+"""Each takes computing time from the generation beside it."""
+ADAPTERS_FOLDER = "warmbase-adapters"
+"""Beside huggingface_hub's own store, which holds the base: that is never evicted."""
 SERVER_PAUSE = 1.0
 """Seconds between attempts to reach Redis at the start."""
 WARM_UP = GenerationParams(prompt="warm-up", steps=2, seed=0)
@@ -68,7 +79,11 @@ class WorkerApp(Generic[A]):
         self._metrics = WorkerMetrics(config.base)
         self._readiness = Readiness(base=config.base)
         self._compute = ThreadPoolExecutor(1, "compute")
-        self._threads = ThreadPoolExecutor(FETCH_THREADS, "fetch")
+        self._threads = Threads(
+            download=ThreadPoolExecutor(DOWNLOAD_THREADS, "download"),
+            lookup=ThreadPoolExecutor(LOOKUP_THREADS, "lookup"),
+            ingest=ThreadPoolExecutor(INGEST_THREADS, "ingest"),
+        )
         # Apart, so that downloads which hang never hold up an image that is drawn.
         self._encoding = ThreadPoolExecutor(1, "encode")
         self._stopped = asyncio.Event()
@@ -90,7 +105,8 @@ class WorkerApp(Generic[A]):
             finally:
                 for number in STOP_SIGNALS:
                     loop.remove_signal_handler(number)
-                for threads in (self._compute, self._threads, self._encoding):
+                fetching = (self._threads.download, self._threads.lookup, self._threads.ingest)
+                for threads in (self._compute, *fetching, self._encoding):
                     threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> ExitCode:
@@ -217,9 +233,10 @@ class WorkerApp(Generic[A]):
             threads=self._encoding,
         )
         secret = self._config.common.secret
+        store = self._store(engine)
         executor = JobExecutor(
             engine=engine,
-            store=self._store(engine),
+            store=store,
             compute=self._compute,
             sealer=Sealer(secret) if secret else None,
             pulse=pulse,
@@ -230,6 +247,7 @@ class WorkerApp(Generic[A]):
             queue=queue,
             blocking=blocking,
             executor=executor,
+            prefetch=Prefetch(store),
             settlement=settlement,
             jobs=jobs,
             metrics=self._metrics,
@@ -237,16 +255,38 @@ class WorkerApp(Generic[A]):
         )
 
     def _store(self, engine: Engine[A]) -> AdapterStore[A]:
-        ram = RamTier[Any, A](self._config.ram_budget, lambda _key: self._metrics.ram_evictions.inc())
-        self._metrics.ram_bytes.set_function(lambda: ram.nbytes)
-        return AdapterStore(
-            files=HubFiles(self._config.common.hub, self._config.max_adapter_bytes),
-            ingest=engine.ingest,
-            ram=ram,
-            most_bytes=self._config.ram_budget,
-            threads=self._threads,
-            metrics=self._metrics,
+        config, metrics = self._config, self._metrics
+        disk = DiskTier(
+            config.disk_folder or Path(constants.HF_HOME) / ADAPTERS_FOLDER,
+            config.disk_budget,
+            is_pinned=config.pinned.__contains__,
+            on_evict=metrics.evicted(TierName.DISK),
         )
+        metrics.watch_tier(TierName.DISK, lambda: disk.nbytes)
+        self._threads.lookup.submit(_sweep, disk)
+        return AdapterStore(
+            files=HubFiles(config.common.hub, config.max_adapter_bytes, disk),
+            ingest=engine.ingest,
+            ram=self._tier(TierName.RAM, config.ram_budget),
+            gpu=self._gpu(engine),
+            most_bytes=config.ram_budget,
+            threads=self._threads,
+            metrics=metrics,
+        )
+
+    def _gpu(self, engine: Engine[A]) -> GpuTier[WeightFile, A] | None:
+        if engine.info.device == "cpu" or not self._config.gpu_budget:
+            return None
+        tier = self._tier(TierName.GPU, self._config.gpu_budget)
+        return GpuTier(tier, engine.raise_up, self._threads.ingest)
+
+    def _tier(self, name: TierName, budget: int) -> Tier[WeightFile, A]:
+        pinned = self._config.pinned
+        tier = Tier[WeightFile, A](
+            budget, is_pinned=lambda file: file.repo in pinned, on_evict=self._metrics.evicted(name)
+        )
+        self._metrics.watch_tier(name, lambda: tier.nbytes)
+        return tier
 
     def _worker_info(self, engine: Engine[A]) -> WorkerInfo:
         info = engine.info
@@ -265,6 +305,13 @@ class WorkerApp(Generic[A]):
     def _set_stage(self, stage: str) -> None:
         self._readiness.stage = stage
         self._readiness.ready = stage == "ready"
+
+
+def _sweep(disk: DiskTier) -> None:
+    try:
+        disk.sweep()
+    except OSError:
+        logger.exception("the folder of adapters cannot be used", extra={"action": "sweep_failed"})
 
 
 def load_engine(config: WorkerConfig, on_stage: Callable[[str], None]) -> Engine[Any]:

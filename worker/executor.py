@@ -1,10 +1,10 @@
-"""One job up to its image: fetch the adapters, make them active, draw."""
+"""One job up to its image: fetch its adapters, make them active, draw."""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from shared.refs import AdapterRef
 from shared.sealing import Sealer, SealError
 from worker.adapter_store import AdapterStore
 from worker.engine.contract import Activation, Adapter, BaseDamaged, Engine, Generated, StepCallback
-from worker.metrics import WorkerMetrics
+from worker.metrics import Gap, WorkerMetrics
 from worker.pulse import Pulse
 from worker.running import RunningJob
 
@@ -64,14 +64,37 @@ class JobExecutor(Generic[A]):
         self._metrics = metrics
         self._clock = clock
         self._recent = OrderedDict[str, tuple[AdapterRef, ...]]()
+        self._idle_since: float | None = None
 
     def hot(self) -> tuple[str, ...]:
         """Return the affinities of jobs whose adapters are in RAM, the latest drawn first."""
         held = (affinity for affinity, refs in self._recent.items() if self._store.holds(refs))
         return tuple(reversed(tuple(held)))
 
-    async def draw(self, running: RunningJob) -> Drawn:
+    async def fetch(self, running: RunningJob) -> float:
+        """Bring the job's adapters to RAM, and return the seconds that this took. May run beside a drawing.
+
+        Raises:
+            Interrupted: the job was stopped.
+            JobExpired: its timeout passed before the adapters were there.
+            Exception: the job's failure, for `worker.failures.failure_of`.
+        """
+        job = running.lease.job
+        started = self._clock()
+        await _in_time(running, self._store.fetch(job.adapters, self._token(job)))
+        return self._clock() - started
+
+    def expected(self, job: Job) -> AbstractContextManager[None]:
+        """Keep the job's adapters in RAM until it is drawn, if there is room."""
+        return self._store.expected(job.adapters)
+
+    async def draw(self, running: RunningJob, fetch: float, waited_for: Gap) -> Drawn:
         """Draw the job's image.
+
+        Args:
+            running: the job, its adapters fetched.
+            fetch: the seconds that took.
+            waited_for: why the compute thread has been idle until now.
 
         Raises:
             Interrupted: the job was stopped.
@@ -80,14 +103,12 @@ class JobExecutor(Generic[A]):
             Exception: the job's failure, for `worker.failures.failure_of`.
         """
         job = running.lease.job
-        started = self._clock()
         async with AsyncExitStack() as stack:
             holding = self._store.hold(job.adapters, self._token(job))
             activations = await _in_time(running, stack.enter_async_context(holding))
-            fetch = self._clock() - started
             loop = asyncio.get_running_loop()
             # With the context, so that what the engine logs names the job.
-            draw = partial(copy_context().run, self._draw, running, activations, fetch)
+            draw = partial(copy_context().run, self._draw, running, activations, fetch, waited_for)
             self._note(job)
             drawn = await loop.run_in_executor(self._compute, draw)
         self._observe(drawn)
@@ -107,16 +128,21 @@ class JobExecutor(Generic[A]):
         """
         await asyncio.get_running_loop().run_in_executor(self._compute, self._verify)
 
-    def _draw(self, running: RunningJob, activations: Sequence[Activation[A]], fetch: float) -> Drawn:
+    def _draw(
+        self, running: RunningJob, activations: Sequence[Activation[A]], fetch: float, waited_for: Gap
+    ) -> Drawn:
         running.check()
         self._pulse.beat()
         try:
             started = self._clock()
+            if self._idle_since is not None:
+                self._metrics.waited(waited_for, started - self._idle_since)
             self._engine.activate(activations)
             swapped = self._clock()
             generated = self._engine.generate(running.lease.job.params, self._watched(running))
             done = self._clock()
         finally:
+            self._idle_since = self._clock()
             self._pulse.rest()
         return Drawn(
             generated=generated,

@@ -1,14 +1,20 @@
-"""The disk tier: weight files of the Hub, kept by huggingface_hub in its own store on disk."""
+"""Weight files from the Hub: their sizes, and their way into the disk tier."""
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
 from httpx2 import HTTPError
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -22,6 +28,7 @@ from huggingface_hub.errors import (
 
 from shared.errors import AdapterRejected, HubUnavailable, RepoForbidden, RepoNotFound, WorkerFault
 from shared.refs import AdapterRef
+from worker.disk_tier import DiskTier, NotOnDisk
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -33,11 +40,13 @@ class HubFiles:
     asked, with the caller's own token, before it made the job.
     """
 
-    def __init__(self, hub: str, max_bytes: int, folder: Path | None = None) -> None:
-        """Take files from the Hub at address `hub` into `folder`, by default huggingface_hub's own."""
+    def __init__(self, hub: str, max_bytes: int, disk: DiskTier) -> None:
+        """Take files of up to `max_bytes` from the Hub at address `hub` into `disk`."""
         self._hub = hub
         self._max_bytes = max_bytes
-        self._folder = folder
+        self._disk = disk
+        # Files that several repositories have would lie in a place of their own, which the tier cannot bound.
+        constants.HF_HUB_DISABLE_SHARED_BLOBS = True
 
     def size(self, ref: AdapterRef, token: str | None) -> int:
         """Return the file's bytes, from disk or else as the Hub tells them to `token`, before any download.
@@ -50,46 +59,70 @@ class HubFiles:
         """
         path = self._on_disk(ref)
         if path is not None:
-            return self._allowed(ref, path.stat().st_size)
+            with suppress(FileNotFoundError):  # evicted since
+                return self._allowed(ref, path.stat().st_size)
         url = hf_hub_url(ref.repo, ref.weight_name, revision=ref.revision, endpoint=self._hub)
         with _typed_errors(ref):
             metadata = get_hf_file_metadata(url, token=_authorisation(token), endpoint=self._hub)
         return self._allowed(ref, metadata.size)
 
-    def fetch(self, ref: AdapterRef, token: str | None) -> Path:
-        """Return the file's path, after downloading it with the caller's `token` if it is not on disk yet.
+    def fetch(self, ref: AdapterRef, token: str | None, nbytes: int) -> None:
+        """Bring the file to disk, if it is not there yet: a download with the caller's `token`.
 
-        Ask for its `size` first: only that refuses a large file before it is downloaded.
+        `nbytes` is its `size`: only asking for that refuses a large file before it is downloaded.
 
         Raises:
-            WorkerFault: the disk is full.
+            WorkerFault: the disk is full, and nothing can be evicted.
             Others: as `size`.
+        """
+        if self.is_here(ref):
+            return
+        with _typed_errors(ref), self._disk.room_for(nbytes):
+            self._download(ref, token, nbytes)
+
+    def is_here(self, ref: AdapterRef) -> bool:
+        """Whether the file is on disk."""
+        return self._on_disk(ref) is not None
+
+    @contextmanager
+    def reading(self, ref: AdapterRef) -> Iterator[Path]:
+        """Give the file's path; it stays on disk while the context is open.
+
+        Raises:
+            NotOnDisk: it has been evicted.
+            AdapterRejected: it is larger than allowed.
         """
         path = self._on_disk(ref)
         if path is None:
-            with _typed_errors(ref):
-                path = self._download(ref, token)
-        # Once more, for a Hub that does not keep its word.
-        self._allowed(ref, path.stat().st_size)
-        return path
+            raise NotOnDisk(ref.repo)
+        with self._disk.reading(path):
+            # Once more, for a Hub that did not keep its word.
+            self._allowed(ref, path.stat().st_size)
+            yield path
 
     def _on_disk(self, ref: AdapterRef) -> Path | None:
         found = try_to_load_from_cache(
-            ref.repo, ref.weight_name, cache_dir=self._folder, revision=ref.revision
+            ref.repo, ref.weight_name, cache_dir=self._disk.folder, revision=ref.revision
         )
         return Path(found) if isinstance(found, str) else None
 
-    def _download(self, ref: AdapterRef, token: str | None) -> Path:
-        return Path(
-            hf_hub_download(
-                ref.repo,
-                ref.weight_name,
-                revision=ref.revision,
-                cache_dir=self._folder,
-                token=_authorisation(token),
-                endpoint=self._hub,
-            )
-        )
+    def _download(self, ref: AdapterRef, token: str | None, nbytes: int) -> None:
+        while True:
+            try:
+                hf_hub_download(
+                    ref.repo,
+                    ref.weight_name,
+                    revision=ref.revision,
+                    cache_dir=self._disk.folder,
+                    token=_authorisation(token),
+                    endpoint=self._hub,
+                )
+            except OSError as error:
+                # Others write to the disk too: it may be full before our own budget is.
+                if error.errno not in DISK_FULL or not self._disk.free(nbytes):
+                    raise
+            else:
+                return
 
     def _allowed(self, ref: AdapterRef, size: int | None) -> int:
         if size is None:

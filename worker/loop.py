@@ -1,10 +1,11 @@
-"""The worker's main loop: claim, draw, settle; and how it ends."""
+"""The worker's main loop: claim, stage, draw, settle; and how it ends."""
 
 import asyncio
 import logging
 import secrets
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from redis.asyncio import Redis
 
@@ -16,9 +17,11 @@ from worker.backoff import backoff
 from worker.engine.contract import Adapter, BaseDamaged, Interrupted
 from worker.executor import Drawn, JobExecutor
 from worker.failures import Failure, failure_of, is_unforeseen
-from worker.metrics import Outcome, WorkerMetrics
+from worker.metrics import Gap, Outcome, WorkerMetrics
+from worker.prefetch import Prefetch
 from worker.running import RunningJob, RunningJobs
 from worker.settlement import Settlement
+from worker.staging import GRACE, MOST_STAGED, StagedJob, Staging
 
 A = TypeVar("A", bound=Adapter)
 
@@ -32,7 +35,12 @@ logger = logging.getLogger(__name__)
 
 
 class Worker(Generic[A]):
-    """Draws one job at a time, and settles the one before meanwhile. Lives on one event loop."""
+    """Draws one job at a time; settles the one before and stages the next meanwhile. Lives on one event loop.
+
+    A job is claimed when the compute thread is about to need it: when the current job has one step left, so
+    that the claim costs no idle time, or when none that is claimed has its adapters yet, so that a slow
+    download holds up its own job alone. Not earlier: a lease is a job that no other worker can take.
+    """
 
     def __init__(
         self,
@@ -41,6 +49,7 @@ class Worker(Generic[A]):
         queue: JobQueue,
         blocking: Redis,
         executor: JobExecutor[A],
+        prefetch: Prefetch[A],
         settlement: Settlement,
         jobs: RunningJobs,
         metrics: WorkerMetrics,
@@ -51,13 +60,17 @@ class Worker(Generic[A]):
         self._queue = queue
         self._blocking = blocking
         self._executor = executor
+        self._prefetch = prefetch
         self._settlement = settlement
         self._jobs = jobs
         self._metrics = metrics
         self._drain = drain
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
+        self._staging = Staging(executor, self._fail)
         self._settling: asyncio.Task[None] | None = None
+        self._failing: set[asyncio.Task[None]] = set()
+        self._waited_for = Gap.WORK
 
     def stop(self) -> None:
         """Claim no more; give the running job time to end, then release it. A second call releases it now."""
@@ -73,6 +86,7 @@ class Worker(Generic[A]):
         """
         working = asyncio.create_task(self._work())
         await _first_of(working, self._stopping)
+        await self._release_staged()
         if not working.done():
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain):
@@ -85,14 +99,43 @@ class Worker(Generic[A]):
     async def _work(self) -> None:
         try:
             while not self._stopping.is_set():
-                claim = await self._claim()
-                if not claim.leases:
-                    await self._idle(IDLE_WAIT if claim.next_due is None else min(IDLE_WAIT, claim.next_due))
-                for lease in claim.leases:
-                    with log_context(job=lease.job.id):
-                        await self._attempt(lease)
+                staged = self._staging.take()
+                if staged is not None:
+                    with staged.expected, log_context(job=staged.running.lease.job.id):
+                        await self._attempt(staged)
+                    self._waited_for = Gap.TURNOVER
+                elif len(self._staging) < MOST_STAGED:
+                    await self._look_for_work()
+                else:
+                    self._waited_for = Gap.ADAPTERS
+                    await self._until(self._staging.changed())
         finally:
+            await self._prefetch.close()
+            await self._release_staged()
             await self._settled()
+            await asyncio.gather(*self._failing)
+
+    async def _look_for_work(self) -> None:
+        """Claim; return when there may be something to do."""
+        claim = await self._take()
+        if claim.leases:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GRACE):
+                    await self._staging.changed()
+        if not self._staging.has_ready:
+            self._waited_for = Gap.ADAPTERS if len(self._staging) else Gap.WORK
+            if not claim.leases:
+                await self._idle(IDLE_WAIT if claim.next_due is None else min(IDLE_WAIT, claim.next_due))
+
+    async def _take(self) -> Claim:
+        """Claim, and stage what that gives."""
+        claim = await self._claim()
+        for lease in claim.leases:
+            with log_context(job=lease.job.id):
+                await self._stage(lease)
+        if not self._stopping.is_set():
+            self._prefetch.follow(claim.hints)
+        return claim
 
     async def _claim(self) -> Claim:
         """Ask for a job until Redis answers; an empty claim when the worker is to stop."""
@@ -110,42 +153,80 @@ class Worker(Generic[A]):
         return Claim()
 
     async def _idle(self, longest: float) -> None:
-        """Return when work may be there, after `longest` seconds, or when the worker is to stop."""
+        """Return when work may be there, after `longest` seconds, or when a staged job or a stop needs it."""
         # Redis takes 0 for "for ever".
         waiting = asyncio.create_task(self._queue.wait_for_work(self._blocking, max(longest, SHORTEST_WAIT)))
+        changing = asyncio.create_task(self._staging.changed())
         try:
-            await _first_of(waiting, self._stopping)
+            await self._until(asyncio.wait({waiting, changing}, return_when=asyncio.FIRST_COMPLETED))
             if waiting.done():
                 await waiting
         except QueueUnavailable:
             await self._rest(FIRST_PAUSE)
         finally:
             waiting.cancel()  # it carries a hint, never a job
+            changing.cancel()
 
-    async def _attempt(self, lease: Lease) -> None:
+    async def _until(self, work: Coroutine[Any, Any, object]) -> None:
+        """Return when `work` has ended or the worker is to stop."""
+        working = asyncio.create_task(work)
+        try:
+            await _first_of(working, self._stopping)
+        finally:
+            working.cancel()
+
+    async def _stage(self, lease: Lease) -> None:
         running = RunningJob(lease)
         self._jobs.add(running)
         if self._stopping.is_set():
             await self._release(running)
             return
         logger.info("job claimed", extra={"action": "job_claimed", "attempt": lease.attempt})
-        ending, error = await self._draw(running)
-        await self._settled()
-        self._settling = asyncio.create_task(self._settle(running, ending))
-        if error is not None and is_unforeseen(error):
-            await self._settled()
-            if isinstance(error, BaseDamaged):
-                raise error
-            await self._executor.verify()
+        self._staging.add(running)
 
-    async def _draw(self, running: RunningJob) -> tuple[Drawn | Failure, Exception | None]:
+    async def _attempt(self, staged: StagedJob) -> None:
+        running = staged.running
+        claiming = asyncio.create_task(self._claim_ahead(running))
         try:
-            return await self._executor.draw(running), None
-        except Exception as error:
-            level = logging.ERROR if is_unforeseen(error) else logging.INFO
-            cause = None if isinstance(error, Interrupted) else error
-            logger.log(level, "the attempt ended early", exc_info=cause, extra={"action": "attempt_failed"})
-            return failure_of(error, running.lease.job), error
+            ending, error = await self._draw(staged)
+            await self._settled()
+            self._settling = asyncio.create_task(self._settle(running, ending))
+            if error is not None and is_unforeseen(error):
+                await self._settled()
+                if isinstance(error, BaseDamaged):
+                    raise error
+                await self._executor.verify()
+        finally:
+            if not running.is_nearly_drawn:
+                claiming.cancel()
+            # One that has begun is awaited: its reply may hold a lease.
+            await asyncio.wait([claiming])
+
+    async def _claim_ahead(self, running: RunningJob) -> None:
+        """Have the next job here when this one ends, unless one is."""
+        await running.nearly_drawn()
+        is_wanted = not self._staging.has_ready and len(self._staging) < MOST_STAGED
+        if is_wanted and not self._stopping.is_set():
+            await self._take()
+
+    async def _draw(self, staged: StagedJob) -> tuple[Drawn | Failure, Exception | None]:
+        running, seconds = staged.running, await staged.fetching
+        try:
+            return await self._executor.draw(running, seconds or 0.0, self._waited_for), None
+        except Exception as error:  # noqa: BLE001 - `_failure` logs it
+            return self._failure(running, error), error
+
+    def _fail(self, running: RunningJob, error: Exception) -> None:
+        """End a job whose adapters could not be had; no weight was touched."""
+        failing = asyncio.create_task(self._settle(running, self._failure(running, error)))
+        self._failing.add(failing)
+        failing.add_done_callback(self._failing.discard)
+
+    def _failure(self, running: RunningJob, error: Exception) -> Failure:
+        level = logging.ERROR if is_unforeseen(error) else logging.INFO
+        cause = None if isinstance(error, Interrupted) else error
+        logger.log(level, "the attempt ended early", exc_info=cause, extra={"action": "attempt_failed"})
+        return failure_of(error, running.lease.job)
 
     async def _settle(self, running: RunningJob, ending: Drawn | Failure) -> None:
         try:
@@ -160,12 +241,17 @@ class Worker(Generic[A]):
         if self._settling is not None:
             await self._settling
 
+    async def _release_staged(self) -> None:
+        """Give back at once what is not being drawn: another worker has time for it."""
+        for running in await self._staging.clear():
+            await self._release(running)
+
     async def _let_go(self, working: asyncio.Task[None]) -> None:
         """Give back what is not settled. What was settled in the same moment stays so: the fence decides."""
         held = self._jobs.all()
         for running in held:
             running.stop(LeaseState.LOST)  # ends the compute thread at its next step, and all retries
-        doomed = [working] if self._settling is None else [working, self._settling]
+        doomed = {working, *self._failing} | ({self._settling} if self._settling else set())
         for unfinished in doomed:
             unfinished.cancel()
         await asyncio.wait(doomed)
@@ -194,7 +280,7 @@ class Worker(Generic[A]):
                 await self._stopping.wait()
 
 
-async def _first_of(work: asyncio.Task[None], event: asyncio.Event) -> None:
+async def _first_of(work: asyncio.Task[Any], event: asyncio.Event) -> None:
     """Return when `work` has ended or `event` is set; the one that is not done goes on."""
     happening = asyncio.create_task(event.wait())
     try:

@@ -25,6 +25,7 @@ class RunningJob:
         self._steps = (0, 0)
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
+        self._nearly_drawn = asyncio.Event()
 
     @property
     def state(self) -> LeaseState:
@@ -55,6 +56,18 @@ class RunningJob:
         """
         self._steps = (done, total)
         self.check()
+        if done == max(1, total - 1):
+            with suppress(RuntimeError):  # as in `stop`
+                self._loop.call_soon_threadsafe(self._nearly_drawn.set)
+
+    @property
+    def is_nearly_drawn(self) -> bool:
+        """Whether at most one denoising step is left."""
+        return self._nearly_drawn.is_set()
+
+    async def nearly_drawn(self) -> None:
+        """Return when at most one denoising step is left."""
+        await self._nearly_drawn.wait()
 
     def check(self) -> None:
         """Raise `Interrupted` if the job was stopped."""

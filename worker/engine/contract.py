@@ -1,7 +1,7 @@
 """What the worker needs of an engine. No torch here, so that tests can bring an engine of their own.
 
-An engine owns one warm base. Its methods are called from one thread at a time, except `ingest`, which
-touches no weight and may run beside a generation.
+An engine owns one warm base. Its methods are called from one thread at a time, except `ingest` and
+`raise_up`, which touch no weight: they may run beside a generation, and several of them at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -126,6 +126,13 @@ class Engine(Protocol[A]):
 
         Raises:
             AdapterFault: broken, hostile, or made for another base.
+        """
+        ...
+
+    def raise_up(self, adapter: A) -> A | None:
+        """Return the adapter with its bytes on the device, so that a swap need not move them.
+
+        On a CPU that is the adapter itself. None: the device has no room to spare now.
         """
         ...
 

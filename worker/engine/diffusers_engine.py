@@ -14,6 +14,7 @@ from worker.engine.fingerprint import fingerprint
 from worker.engine.ingest import ingest
 from worker.engine.swap import Swap
 from worker.engine.targets import find_targets
+from worker.engine.tiers import pinned, raised
 from worker.engine.vocabulary import Vocabulary
 from worker.engine.weights import BaseWeights
 
@@ -41,7 +42,7 @@ class DiffusersEngine:
         return self._info
 
     def ingest(self, path: Path) -> CanonicalAdapter:
-        """Read and validate a weight file. May run beside a generation or a swap.
+        """Read and validate a weight file. May run beside a generation, a swap or another ingest.
 
         Raises:
             AdapterFault: broken, hostile, or made for another base.
@@ -49,7 +50,14 @@ class DiffusersEngine:
         pipeline = self._pipeline
         adapter = ingest(path, self._targets, type(pipeline).lora_state_dict, pipeline.unet.config)
         self._vocabulary.check(adapter.words)
-        return adapter
+        return pinned(adapter) if pipeline.device.type == "cuda" else adapter
+
+    def raise_up(self, adapter: CanonicalAdapter) -> CanonicalAdapter | None:
+        """Return the adapter with its bytes on the device; None when that has no room to spare.
+
+        May run beside a generation or a swap.
+        """
+        return raised(adapter, self._pipeline.device)
 
     def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
         """Make exactly `wanted` active, computed from pristine weights. All of it happens, or none.

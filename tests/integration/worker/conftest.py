@@ -108,7 +108,7 @@ async def queue(redis_url: str, settings: QueueSettings) -> AsyncIterator[QueueU
 
 
 @pytest.fixture
-def config(redis_url: str) -> WorkerConfig:
+def config(redis_url: str, tmp_path: Path) -> WorkerConfig:
     return WorkerConfig(
         common=CommonConfig(
             redis_url=redis_url, hub="http://127.0.0.1:9", hub_token=None, secret=SECRET, log_level="info"
@@ -120,6 +120,10 @@ def config(redis_url: str) -> WorkerConfig:
         probe_port=0,
         max_adapter_bytes=1 << 20,
         ram_budget=1 << 20,
+        disk_folder=tmp_path / "adapters",
+        disk_budget=1 << 20,
+        gpu_budget=1 << 20,
+        pinned=frozenset(),
         drain=PATIENCE,
         stall=PATIENCE,
     )
@@ -242,13 +246,11 @@ class Hub:
 
 
 @pytest.fixture
-async def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Hub]:
-    """A Hub without repositories yet, and a folder of its own for what is downloaded from it."""
+async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
+    """A Hub without repositories yet."""
     root = tmp_path / "hub"
     root.mkdir()
     (root / ".hub-tokens.yaml").write_text("hf_alice: alice\nhf_bob: bob\n")
-    # The worker uses the library's own folder, which the environment names before the library is imported.
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "downloads"))
     async with serve(LocalHubConfig(root=root)) as running:
         yield Hub(running.url, running.faults, running.requests, root)
     huggingface_hub.close_session()

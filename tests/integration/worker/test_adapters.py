@@ -18,11 +18,11 @@ from tests import null_engine
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import SECRET, Hub, LocalWorker, QueueUser, StartWorker, until
 from tests.null_engine import BROKEN_FILE, PARTIAL_FILE
-from worker.app import FETCH_THREADS
 from worker.metrics import Outcome
 
 CRAYON = b"the weights of crayon"
 INK = b"the weights of ink"
+MOST_REPOS = 4
 GET_FILE = {"path": "*/resolve/*", "method": "GET"}
 
 
@@ -270,8 +270,8 @@ async def test_a_job_that_is_cancelled_while_it_downloads_does_not_hold_up_the_n
     assert hub.requests.count(**GET_FILE) == 1
 
 
-async def metric(worker: LocalWorker, name: str) -> float | None:
-    return worker.app._metrics.registry.get_sample_value(f"warmbase_{name}", {"base_model": BASE})
+def metric(worker: LocalWorker, name: str, **labels: str) -> float | None:
+    return worker.app._metrics.registry.get_sample_value(f"warmbase_{name}", {"base_model": BASE, **labels})
 
 
 async def test_the_metrics_tell_hits_misses_bytes_and_evictions(
@@ -286,11 +286,12 @@ async def test_the_metrics_tell_hits_misses_bytes_and_evictions(
         await ended(queue, a_job(adapters=(ref,)))
     await worker.stop()
 
-    assert await metric(worker, "adapter_ram_misses_total") == 2
-    assert await metric(worker, "adapter_ram_hits_total") == 1
-    assert await metric(worker, "adapter_ram_evictions_total") == 1
-    assert await metric(worker, "adapter_ram_bytes") == len(INK)
-    assert await metric(worker, "images_total") == 3
+    assert metric(worker, "adapter_tier_misses_total", tier="ram") == 2
+    assert metric(worker, "adapter_tier_hits_total", tier="ram") == 1
+    assert metric(worker, "adapter_tier_evictions_total", tier="ram") == 1
+    assert metric(worker, "adapter_tier_bytes", tier="ram") == len(INK)
+    assert metric(worker, "adapter_tier_misses_total", tier="disk") == 2
+    assert metric(worker, "images_total") == 3
     assert b"crayon" not in worker.app._metrics.exposition()
 
 
@@ -356,14 +357,14 @@ async def test_a_job_whose_timeout_passes_while_it_downloads_ends_expired(
 async def test_downloads_that_hang_do_not_hold_up_the_image_of_the_next_job(
     queue: QueueUser, start_worker: StartWorker, hub: Hub, hanging_downloads: asyncio.Event
 ) -> None:
-    repos = [f"someone/slow-{number}" for number in range(FETCH_THREADS)]
+    repos = [f"someone/slow-{number}" for number in range(MOST_REPOS)]
     for repo in repos:
         hub.write(repo, repo.encode())
     start_worker()
     slow = await queue.add(a_job(adapters=await hub.pinned(*repos)))
 
     async def all_download() -> bool:
-        return hub.requests.count(**GET_FILE) == FETCH_THREADS
+        return hub.requests.count(**GET_FILE) == MOST_REPOS
 
     await until(all_download)
     await queue.jobs.cancel(slow)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from shared.config import ConfigError, router_config, worker_config
@@ -21,6 +23,7 @@ def test_a_worker_needs_its_base():
 def test_a_worker_needs_nothing_else():
     config = worker_config(BASE)
     assert (config.base, config.device, config.dtype) == ("warmbase/shapes-xl", "auto", "auto")
+    assert (config.disk_folder, config.pinned) == (None, frozenset())
 
 
 def test_what_is_set_is_used():
@@ -34,6 +37,10 @@ def test_what_is_set_is_used():
             "WARMBASE_LOG_LEVEL": "debug",
             "WARMBASE_DTYPE": "bfloat16",
             "WARMBASE_RAM_BUDGET": "1024",
+            "WARMBASE_DISK_FOLDER": "/var/adapters",
+            "WARMBASE_DISK_BUDGET": "2048",
+            "WARMBASE_GPU_BUDGET": "0",
+            "WARMBASE_PINNED": "someone/crayon, someone/ink",
             "WARMBASE_DRAIN": "2.5",
         }
     )
@@ -41,6 +48,8 @@ def test_what_is_set_is_used():
     assert config.common.hub == "http://127.0.0.1:9000"
     assert (config.common.hub_token, config.common.secret, config.common.log_level) == ("hf_x", "s", "debug")
     assert (config.dtype, config.ram_budget, config.drain) == ("bfloat16", 1024, 2.5)
+    assert (config.disk_folder, config.disk_budget, config.gpu_budget) == (Path("/var/adapters"), 2048, 0)
+    assert config.pinned == {"someone/crayon", "someone/ink"}
 
 
 @pytest.mark.parametrize(
@@ -71,6 +80,10 @@ def test_a_bad_value_of_the_router_is_named_with_its_variable(name, value):
         ("WARMBASE_PROBE_PORT", "x"),
         ("WARMBASE_MAX_ADAPTER_BYTES", "0"),
         ("WARMBASE_RAM_BUDGET", "-1"),
+        ("WARMBASE_DISK_FOLDER", "adapters"),
+        ("WARMBASE_DISK_BUDGET", "0"),
+        ("WARMBASE_GPU_BUDGET", "-1"),
+        ("WARMBASE_PINNED", "crayon"),
         ("WARMBASE_DRAIN", "-1"),
         ("WARMBASE_STALL", "x"),
     ],

@@ -1,0 +1,54 @@
+"""Adapters in pinned memory and on the device: the same weights come out of either."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.refs import AdapterRef, RepoId, Revision
+from tests import adapter_files as files
+from tests.tiny_bases import tiny_xl
+from worker.engine.contract import Activation
+from worker.engine.diffusers_engine import DiffusersEngine
+from worker.engine.load import describe
+from worker.engine.snapshot import Snapshot
+from worker.engine.tiers import moved
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
+]
+
+COMMIT = "0" * 40
+
+
+def buffers(adapter) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+
+    def note(buffer: torch.Tensor) -> torch.Tensor:
+        found.append(buffer)
+        return buffer
+
+    moved(adapter, note)
+    return found
+
+
+def test_an_adapter_is_pinned_when_ingested_and_swaps_from_the_device_are_the_same(tmp_path: Path) -> None:
+    pipeline = tiny_xl().to("cuda", torch.bfloat16)
+    snapshot = Snapshot(folder=Path(), revision=COMMIT, variant=None)
+    engine = DiffusersEngine(pipeline, describe(RepoId("tests/tiny"), snapshot, pipeline))
+    layers = files.random_layers(pipeline, files.linears(pipeline, "unet"), seed=1)
+    pinned = engine.ingest(files.write(tmp_path / "a.safetensors", files.peft(layers)))
+    raised = engine.raise_up(pinned)
+
+    assert raised is not None
+    assert all(buffer.is_pinned() for buffer in buffers(pinned))
+    assert all(buffer.is_cuda for buffer in buffers(raised))
+    ref = AdapterRef(repo=RepoId("tests/a"), revision=Revision(COMMIT), weight_name="a.safetensors")
+    seen = []
+    for adapter in (pinned, raised):
+        engine.activate([])
+        engine.activate([Activation(ref=ref, adapter=adapter)])
+        seen.append({name: weight.clone() for name, weight in engine._targets.weights.items()})
+    assert all(torch.equal(weight, seen[1][name]) for name, weight in seen[0].items())
+    engine.verify()

@@ -1,0 +1,153 @@
+"""Room in RAM under several jobs at once: never more than the budget, and nobody waits for ever."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import pytest
+
+from shared.errors import WorkerFault
+from shared.refs import AdapterRef, RepoId
+from tests.builders import BASE, an_adapter
+from worker.adapter_store import AdapterStore, Threads, WeightFile
+from worker.disk_tier import NotOnDisk
+from worker.metrics import WorkerMetrics
+from worker.tier import Tier
+
+
+@dataclass(frozen=True)
+class Blob:
+    nbytes: int
+    digest: str = ""
+
+
+class Files:
+    """Files whose name is their size, all on disk until `lost` says otherwise."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self.fetched = 0
+
+    def is_here(self, _ref: AdapterRef) -> bool:
+        return self.lost == 0
+
+    def size(self, ref: AdapterRef, _token: str | None) -> int:
+        return int(ref.weight_name)
+
+    def fetch(self, _ref: AdapterRef, _token: str | None, _nbytes: int) -> None:
+        self.fetched += 1
+
+    @contextmanager
+    def reading(self, ref: AdapterRef) -> Iterator[Path]:
+        if self.lost:
+            self.lost -= 1
+            raise NotOnDisk(ref.repo)
+        yield Path(ref.weight_name)
+
+
+class Ingests:
+    """Adapters `growth` times as large as their files; the most bytes that were being made at once."""
+
+    def __init__(self) -> None:
+        self.growth = 1
+        self.busy = self.most = 0
+        self._lock = Lock()
+
+    def __call__(self, path: Path) -> Blob:
+        size = int(path.name)
+        with self._lock:
+            self.busy += size
+            self.most = max(self.most, self.busy)
+        with self._lock:
+            self.busy -= size
+        return Blob(size * self.growth)
+
+
+@dataclass
+class Rig:
+    store: AdapterStore[Blob]
+    ram: Tier[WeightFile, Blob]
+    files: Files
+    ingests: Ingests
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    files, ingests, ram = Files(), Ingests(), Tier[WeightFile, Blob](100)
+    pools = [ThreadPoolExecutor(2) for _ in range(3)]
+    store = AdapterStore(
+        files=files,  # type: ignore[arg-type] # a stand-in
+        ingest=ingests,
+        ram=ram,
+        gpu=None,
+        most_bytes=100,
+        threads=Threads(download=pools[0], lookup=pools[1], ingest=pools[2]),
+        metrics=WorkerMetrics(BASE),
+    )
+    yield Rig(store, ram, files, ingests)
+    for pool in pools:
+        pool.shutdown()
+
+
+def a_ref(name: str, size: int) -> AdapterRef:
+    return an_adapter(repo=RepoId(f"someone/{name}"), weight_name=str(size))
+
+
+async def test_a_job_waits_for_room_while_the_running_one_uses_it_and_gets_it_then(rig: Rig) -> None:
+    waiting_ref = a_ref("waiting", 60)
+    async with rig.store.hold([a_ref("running", 60)], None):
+        with rig.store.expected([waiting_ref]):
+            waiting = asyncio.create_task(rig.store.fetch([waiting_ref], None))
+            done, _ = await asyncio.wait([waiting], timeout=0.2)
+            assert not done
+            assert rig.ram.nbytes == 60
+    async with asyncio.timeout(10):
+        await waiting
+    assert rig.store.holds([waiting_ref])
+
+
+async def test_adapters_that_grow_beyond_the_budget_do_not_make_their_job_wait_for_ever(rig: Rig) -> None:
+    rig.ingests.growth = 3
+    async with asyncio.timeout(10), rig.store.hold([a_ref("a", 30), a_ref("b", 40)], None) as activations:
+        assert [each.adapter.nbytes for each in activations] == [90, 120]
+    assert rig.ram.nbytes <= 100
+
+
+async def test_many_at_once_never_take_more_than_the_budget(rig: Rig) -> None:
+    refs = [a_ref(f"n{number}", 40) for number in range(20)]
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(rig.store.fetch([ref], None) for ref in refs))
+    assert rig.ram.nbytes <= 100
+    assert rig.ingests.most <= 100
+
+
+async def test_a_file_that_was_evicted_before_it_was_read_is_fetched_again(rig: Rig) -> None:
+    rig.files.lost = 2
+    await rig.store.fetch([a_ref("a", 10)], None)
+    assert rig.files.fetched == 2
+
+
+async def test_a_disk_that_keeps_nothing_is_said_to_be_too_small(rig: Rig) -> None:
+    rig.files.lost = 100
+    with pytest.raises(WorkerFault, match="disk tier is too small"):
+        await rig.store.fetch([a_ref("a", 10)], None)
+
+
+async def test_what_is_brought_ahead_leaves_what_is_expected_alone(rig: Rig) -> None:
+    async with rig.store.ahead(a_ref("first", 70)) as first_is_here:
+        async with rig.store.ahead(a_ref("second", 40)) as second_is_here:
+            assert (first_is_here, second_is_here) == (True, False)
+        async with rig.store.ahead(a_ref("third", 30)) as third_is_here:
+            assert third_is_here
+    assert rig.store.holds([a_ref("first", 70), a_ref("third", 30)])
+
+
+async def test_a_job_takes_the_room_of_what_is_only_expected(rig: Rig) -> None:
+    async with rig.store.ahead(a_ref("hinted", 70)), asyncio.timeout(10):
+        async with rig.store.hold([a_ref("needed", 100)], None):
+            assert rig.ram.nbytes == 100
+        assert not rig.store.holds([a_ref("hinted", 70)])
