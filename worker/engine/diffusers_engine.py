@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,25 +10,27 @@ from torch import nn
 from shared.jobs import GenerationParams
 from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import Activation, BaseDamaged, BaseInfo, Generated, StepCallback, SwapReport
-from worker.engine.drawing import Drawing, Pipeline
+from worker.engine.conversion import Conversion
+from worker.engine.drawing import Drawing
+from worker.engine.families import DENOISERS, FAMILIES
 from worker.engine.fingerprint import fingerprint
 from worker.engine.ingest import ingest
 from worker.engine.swap import Swap
 from worker.engine.targets import find_targets
 from worker.engine.weights import BaseWeights
 
-ADAPTABLE = ("unet", "text_encoder", "text_encoder_2")
-
 
 class DiffusersEngine:
     """One warm base. It takes the pipeline over: nothing else may touch its weights from then on."""
 
-    def __init__(self, pipeline: Pipeline, info: BaseInfo) -> None:
+    def __init__(self, pipeline: Any, info: BaseInfo) -> None:  # noqa: ANN401 - diffusers is untyped
         parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+        adaptable = FAMILIES[info.pipeline_class].adaptable
         self._pipeline = pipeline
         self._info = info
         self._parts = tuple(parts.values())
-        self._targets = find_targets({name: parts[name] for name in ADAPTABLE if name in parts})
+        self._targets = find_targets({name: parts[name] for name in adaptable if name in parts})
+        self._conversion = _conversion(pipeline)
         self._swap = Swap(BaseWeights(self._targets.weights))
         self._drawing = Drawing(pipeline, info)
         self._fingerprint = fingerprint(self._parts)
@@ -43,8 +46,7 @@ class DiffusersEngine:
         Raises:
             AdapterFault: broken, hostile, or made for another base.
         """
-        pipeline = self._pipeline
-        return ingest(path, self._targets, type(pipeline).lora_state_dict, pipeline.unet.config)
+        return ingest(path, self._targets, self._conversion)
 
     def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
         """Make exactly `wanted` active, computed from pristine weights. All of it happens, or none.
@@ -77,3 +79,14 @@ class DiffusersEngine:
         if not torch.equal(fingerprint(self._parts), self._fingerprint):
             self._swap.condemn()
             raise BaseDamaged("the base's weights differ from what they were at the start")
+
+
+def _conversion(pipeline: Any) -> Conversion:  # noqa: ANN401
+    denoiser = next(name for name in DENOISERS if name in pipeline.components)
+    module = pipeline.components[denoiser]
+    return Conversion(
+        converter=type(pipeline).lora_state_dict,
+        unet_config=module.config if denoiser == "unet" else None,
+        denoiser=denoiser,
+        children=frozenset(name for name, _ in module.named_children()),
+    )

@@ -11,16 +11,20 @@ import torch
 
 from worker.engine.adapter import CanonicalAdapter, Factors
 from worker.engine.contract import AdapterFault
+from worker.engine.conversion import Conversion
 from worker.engine.kinds import refuse_unsupported
 from worker.engine.scales import LoraConfig, read_configs
-from worker.engine.spelling import Converter, SpelledLayer, spell
+from worker.engine.spelling import SpelledLayer, spell
 from worker.engine.targets import Targets
 from worker.engine.weight_file import WeightFile, read_weight_file
 
 MAX_RANK = 512
 
+CONTROL_INPUT = "x_embedder"
+"""FLUX's input layer; a Control LoRA feeds it a picture beside the latents."""
 
-def ingest(path: Path, targets: Targets, convert: Converter, unet_config: object) -> CanonicalAdapter:
+
+def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAdapter:
     """Read a weight file for the base that `targets` belongs to. Reads no weight and writes none.
 
     Raises:
@@ -29,17 +33,15 @@ def ingest(path: Path, targets: Targets, convert: Converter, unet_config: object
     file = read_weight_file(path)
     with ThreadPoolExecutor(max_workers=1) as beside:
         digest = beside.submit(lambda: hashlib.sha256(file.content).hexdigest())
-        changes = _changes(file, targets, convert, unet_config)
+        changes = _changes(file, targets, conversion)
         reach = _reach(changes)
     return CanonicalAdapter(digest=digest.result(), nbytes=file.content.nbytes, changes=changes, reach=reach)
 
 
-def _changes(
-    file: WeightFile, targets: Targets, convert: Converter, unet_config: object
-) -> Mapping[str, tuple[Factors, ...]]:
+def _changes(file: WeightFile, targets: Targets, conversion: Conversion) -> Mapping[str, tuple[Factors, ...]]:
     refuse_unsupported(file.tensors)
     configs = read_configs(file.metadata, targets.components)
-    layers = spell(file.tensors, targets.components, convert, unet_config)
+    layers = spell(file.tensors, targets.components, conversion)
     names = _find(layers, targets)
     changes: defaultdict[str, tuple[Factors, ...]] = defaultdict(tuple)
     for layer, name in zip(layers, names, strict=True):
@@ -69,6 +71,8 @@ def _factors(layer: SpelledLayer, shape: Sequence[int], config: LoraConfig | Non
     rank = layer.down.shape[0] if layer.down.ndim else 0
     if not 1 <= rank <= MAX_RANK:
         raise AdapterFault(f"{layer.label}: rank {rank}; ranks from 1 to {MAX_RANK} are served")
+    if layer.module == CONTROL_INPUT and layer.down.shape[1:].numel() > math.prod(rest):
+        raise AdapterFault(f"{layer.label}: a Control LoRA, which widens the base's input, is not served")
     if not _fits(layer.down.shape, (rank, *rest)) or not _fits(layer.up.shape, (out, rank)):
         raise AdapterFault(
             f"{layer.label}: factors of shapes {(*layer.up.shape,)} and {(*layer.down.shape,)} do not fit "

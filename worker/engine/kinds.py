@@ -17,6 +17,7 @@ _KINDS = {
     "IA3": r"\.(on_input|ia3_l(\.|$))",
     "LoCon with a middle factor (Tucker)": r"\.lora_mid\.",
     "full differences": r"\.(diff|diff_b|set_weight|w_norm|b_norm)$",
+    "Control LoRA": r"\.((query|key)_norm\.scale|norm_(added_)?[qk]\.weight)$",
     "LoRA with a bias": r"\.lora_[AB]\.bias$",
 }
 """The kinds that are not served yet, by what gives their keys away."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import ModelCard
 from transformers.utils import logging as transformers_logging
@@ -17,12 +16,8 @@ from transformers.utils import logging as transformers_logging
 from shared.refs import RepoId
 from worker.engine.contract import BaseInfo
 from worker.engine.diffusers_engine import DiffusersEngine
-from worker.engine.drawing import Pipeline
-from worker.engine.snapshot import CARD, INDEX, SKIPPED_PARTS, OnStage, Snapshot, fetch_base, pipeline_class
-
-PIPELINES: Mapping[str, type[Pipeline]] = {
-    kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)
-}
+from worker.engine.families import FAMILIES, Family
+from worker.engine.snapshot import CARD, INDEX, SKIPPED_PARTS, OnStage, Snapshot, family_of, fetch_base
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +61,6 @@ def load_base(
         revision,
         hub=hub,
         token=token,
-        classes=PIPELINES,
         half=number != torch.float32,
         cache_dir=cache_dir,
         on_stage=on_stage,
@@ -84,7 +78,7 @@ def open_base(
         UnsupportedModel: not a text-to-image pipeline that Warmbase serves.
     """
     index = json.loads((snapshot.folder / INDEX).read_bytes())
-    kind = PIPELINES[pipeline_class(repo, index, PIPELINES)]
+    kind = family_of(repo, index).pipeline
     expected = inspect.signature(kind.__init__).parameters
     options: dict[str, Any] = {part: None for part in SKIPPED_PARTS if part in expected}
     options |= {name: False for name in ("requires_safety_checker", "add_watermarker") if name in expected}
@@ -102,26 +96,35 @@ def open_base(
     return DiffusersEngine(pipeline, info)
 
 
-def describe(repo: RepoId, snapshot: Snapshot, pipeline: Pipeline) -> BaseInfo:
+def describe(repo: RepoId, snapshot: Snapshot, pipeline: Any) -> BaseInfo:  # noqa: ANN401 - diffusers is untyped
     """Return what the base is, and its choices: its card's, else those of the pipeline's signature."""
+    family = FAMILIES[type(pipeline).__name__]
     card = _card_parameters(snapshot.folder)
-    call = inspect.signature(type(pipeline).__call__).parameters
-    side = pipeline.unet.config.sample_size
-    height, width = (side, side) if isinstance(side, int) else side
-    scale = pipeline.vae_scale_factor
+    height, width = _size(pipeline, family)
     return BaseInfo(
         repo=repo,
         revision=snapshot.revision,
-        pipeline_class=type(pipeline).__name__,
+        pipeline_class=family.name,
         device=str(pipeline.device),
         dtype=str(pipeline.dtype).removeprefix("torch."),
-        default_width=int(card.get("width", width * scale)),
-        default_height=int(card.get("height", height * scale)),
-        default_steps=int(card.get("num_inference_steps", call["num_inference_steps"].default)),
-        default_guidance_scale=float(card.get("guidance_scale", call["guidance_scale"].default)),
+        default_width=int(card.get("width", width)),
+        default_height=int(card.get("height", height)),
+        default_steps=int(card.get("num_inference_steps", family.arguments["num_inference_steps"].default)),
+        default_guidance_scale=float(card.get("guidance_scale", family.arguments[family.guidance].default)),
         default_scheduler=type(pipeline.scheduler).__name__,
-        size_multiple=math.lcm(8, scale),  # the pipelines ask for 8, the VAE for its own factor
+        # the pipelines ask for 8, the VAE for its own factor, the denoiser for whole patches
+        size_multiple=math.lcm(8, pipeline.vae_scale_factor * family.patch),
     )
+
+
+def _size(pipeline: Any, family: Family) -> tuple[int, int]:  # noqa: ANN401
+    """Return the height and the width of a call that asks for none."""
+    if side := family.side or family.arguments["height"].default:
+        return side, side
+    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    side = getattr(pipeline, "default_sample_size", None) or denoiser.config.sample_size
+    height, width = (side, side) if isinstance(side, int) else side
+    return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
 
 
 def _card_parameters(folder: Path) -> Mapping[str, float]:

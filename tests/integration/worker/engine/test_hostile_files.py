@@ -121,7 +121,6 @@ CHANGES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     ),
     "another family": (lambda t: renamed(t, "unet.", "transformer."), "another kind of model"),
     "an LLM's": (lambda t: renamed(t, "unet.", "base_model.model."), "another kind of model"),
-    "no prefix": (lambda t: renamed(t, "unet.", ""), "another kind of model"),
     "one stranger": (lambda t: t | {"unet.lora.weight": ONE}, "not the key of a LoRA factor"),
     "down without up": (lambda t: dict(list(t.items())[:-1]), "no up factor"),
     "up without down": (lambda t: dict(list(t.items())[1:]), "no down factor"),
