@@ -64,13 +64,7 @@ def flux_comfy(pipeline: DiffusionPipeline) -> Tensors:
     tensors = {}
     for name, modules in FLUX_BLOCK.items():
         up, down = factors(pipeline, [f"transformer_blocks.1.{module}" for module in modules], len(tensors))
-        dotted = (
-            name.replace("_qkv", ".qkv")
-            .replace("_proj", ".proj")
-            .replace("mlp_", "mlp.")
-            .replace("_lin", ".lin")
-        )
-        key = f"diffusion_model.double_blocks.1.{dotted}"
+        key = f"diffusion_model.double_blocks.1.{dotted(name)}"
         tensors |= {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down}
     return tensors
 
@@ -103,7 +97,108 @@ def flux_with_alphas(pipeline: DiffusionPipeline) -> Tensors:
     return files.peft(layers) | alphas
 
 
+def flat_kohya(pipeline: DiffusionPipeline) -> Tensors:
+    """sd-scripts and musubi-tuner: diffusers' own paths with underscores, and an alpha for each layer."""
+    tensors = {}
+    for number, (_, module) in enumerate(files.linears(pipeline, "transformer")):
+        up, down = factors(pipeline, [module], number)
+        key = f"lora_unet_{module.replace('.', '_')}"
+        tensors |= {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down}
+        tensors[f"{key}.alpha"] = torch.tensor(1.0 + number % 3)
+    return tensors
+
+
+def comfy(pipeline: DiffusionPipeline) -> Tensors:
+    """ComfyUI's prefix before diffusers' own paths."""
+    layers = files.random_layers(pipeline, files.linears(pipeline, "transformer"), size=0.1)
+    return {
+        key.replace("transformer.", "diffusion_model.", 1): tensor
+        for key, tensor in files.peft(layers).items()
+    }
+
+
+def fused(pipeline: DiffusionPipeline, modules: Mapping[str, tuple[str, ...]], *, kohya: bool) -> Tensors:
+    """Layers by the names of a model's authors, each with the modules of diffusers that it fuses."""
+    up_name, down_name = ("lora_up", "lora_down") if kohya else ("lora_B", "lora_A")
+    tensors = {}
+    for number, (key, paths) in enumerate(modules.items()):
+        up, down = factors(pipeline, list(paths), number)
+        tensors |= {f"{key}.{up_name}.weight": up, f"{key}.{down_name}.weight": down}
+        if kohya:
+            tensors[f"{key}.alpha"] = torch.tensor(1.0 + number)
+    return tensors
+
+
+FLUX2_BLOCK = {
+    "img_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "img_attn_proj": ("attn.to_out.0",),
+    "img_mlp_0": ("ff.linear_in",),
+    "img_mlp_2": ("ff.linear_out",),
+    "txt_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "txt_attn_proj": ("attn.to_add_out",),
+}
+FLUX2_SINGLE = "single_transformer_blocks.0.attn"
+
+
+def flux2_kohya(pipeline: DiffusionPipeline) -> Tensors:
+    modules = {
+        f"lora_unet_double_blocks_0_{name}": tuple(f"transformer_blocks.0.{path}" for path in paths)
+        for name, paths in FLUX2_BLOCK.items()
+    }
+    modules["lora_unet_single_blocks_0_linear1"] = (f"{FLUX2_SINGLE}.to_qkv_mlp_proj",)
+    modules["lora_unet_single_blocks_0_linear2"] = (f"{FLUX2_SINGLE}.to_out",)
+    return fused(pipeline, modules, kohya=True)
+
+
+def flux2_comfy(pipeline: DiffusionPipeline) -> Tensors:
+    modules = {
+        f"diffusion_model.double_blocks.0.{dotted(name)}": tuple(
+            f"transformer_blocks.0.{path}" for path in paths
+        )
+        for name, paths in FLUX2_BLOCK.items()
+    }
+    modules["diffusion_model.single_blocks.0.linear1"] = (f"{FLUX2_SINGLE}.to_qkv_mlp_proj",)
+    modules["diffusion_model.img_in"] = ("x_embedder",)
+    return fused(pipeline, modules, kohya=False)
+
+
+def krea2_toolkit(pipeline: DiffusionPipeline) -> Tensors:
+    """AI-Toolkit: PEFT's prefix before Krea's names."""
+    modules = {
+        "base_model.model.blocks.0.attn.wq": ("transformer_blocks.0.attn.to_q",),
+        "base_model.model.blocks.1.attn.wo": ("transformer_blocks.1.attn.to_out.0",),
+        "base_model.model.blocks.1.mlp.up": ("transformer_blocks.1.ff.up",),
+        "base_model.model.txtfusion.refiner_blocks.0.attn.gate": (
+            "text_fusion.refiner_blocks.0.attn.to_gate",
+        ),
+        "base_model.model.last.linear": ("final_layer.linear",),
+    }
+    return fused(pipeline, modules, kohya=False)
+
+
+def ideogram4_kohya(pipeline: DiffusionPipeline) -> Tensors:
+    modules = {
+        "diffusion_model.layers.0.attention.qkv": tuple(f"layers.0.attention.to_{name}" for name in "qkv"),
+        "diffusion_model.layers.0.attention.o": ("layers.0.attention.to_out.0",),
+        "diffusion_model.layers.0.feed_forward.w2": ("layers.0.feed_forward.w2",),
+    }
+    return fused(pipeline, modules, kohya=True)
+
+
+def dotted(name: str) -> str:
+    """ComfyUI's spelling of sd-scripts' names."""
+    return (
+        name.replace("_qkv", ".qkv").replace("_proj", ".proj").replace("mlp_", "mlp.").replace("_lin", ".lin")
+    )
+
+
 SPELLINGS: Mapping[str, tuple[Callable[[DiffusionPipeline], Tensors], ...]] = {
     "FluxPipeline": (flux_kohya, flux_comfy, flux_xlabs, flux_with_alphas),
+    "Flux2Pipeline": (flux2_kohya, flux2_comfy),
+    "HiDreamImagePipeline": (comfy,),
+    "QwenImagePipeline": (flat_kohya, comfy),
+    "ZImagePipeline": (flat_kohya, comfy),
+    "Krea2Pipeline": (krea2_toolkit,),
+    "Ideogram4Pipeline": (ideogram4_kohya,),
 }
-"""By class name of the family."""
+"""By class name of the family. Lumina2's converter has the sizes of its one real model in it."""

@@ -74,12 +74,12 @@ def _scheduler() -> EulerDiscreteScheduler:
     )
 
 
-def kl_vae(channels: int = 4, **more: float) -> AutoencoderKL:
+def kl_vae(levels: int = 2, **more: float) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=channels,
+        block_out_channels=(16, *(32,) * (levels - 1)),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=4,
         norm_num_groups=8,
         sample_size=32,
         **more,
@@ -87,15 +87,15 @@ def kl_vae(channels: int = 4, **more: float) -> AutoencoderKL:
 
 
 def encoder_config(**more: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=514,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=77,
-        bos_token_id=512,
-        eos_token_id=513,
-        pad_token_id=513,
-        **more,
-    )
+    values = {
+        "vocab_size": 514,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
+        "bos_token_id": 512,
+        "eos_token_id": 513,
+        "pad_token_id": 513,
+    }
+    return CLIPTextConfig(**values | more)

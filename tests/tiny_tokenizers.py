@@ -2,8 +2,11 @@
 
 import string
 
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer, GemmaTokenizer, Qwen2Tokenizer, T5Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import CLIPTokenizer, GemmaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer, T5Tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CHATML = (
@@ -43,4 +46,15 @@ def chat_tokenizer() -> Qwen2Tokenizer:
         additional_special_tokens=["<|im_start|>", "<|im_end|>"],
         chat_template=CHATML,
         model_max_length=512,
+    )
+
+
+def glm_tokenizer() -> PreTrainedTokenizerFast:
+    """With a token before each text, as GLM's own has."""
+    pieces = ["<|endoftext|>", "[gMASK]", *sorted(ByteLevel.alphabet())]
+    tokenizer = Tokenizer(BPE(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = TemplateProcessing(single="[gMASK] $A", special_tokens=[("[gMASK]", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|endoftext|>", model_max_length=512
     )

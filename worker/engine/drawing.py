@@ -48,6 +48,8 @@ class Drawing:
         """
         choice = self._choose(params)
         self._pipeline.scheduler = self._scheduler(choice)
+        # not every pipeline hands the generator to its scheduler, which then takes noise from the global one
+        torch.manual_seed(params.seed)
         try:
             image = self._pipeline(
                 prompt=params.prompt,
@@ -57,7 +59,7 @@ class Drawing:
                 generator=torch.Generator("cpu").manual_seed(params.seed),
                 callback_on_step_end=_reporting(on_step),
                 output_type="pt",
-                **self._guidance(params, choice),
+                **self._options(params, choice),
             ).images
         finally:
             if self._pipeline.vae.dtype != self._vae_dtype:
@@ -68,8 +70,8 @@ class Drawing:
         (picture,) = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(image))
         return Generated(
             image=picture,
-            width=choice.width,
-            height=choice.height,
+            width=picture.width,  # some families scale what is asked for to an area of their own
+            height=picture.height,
             steps=choice.steps,
             guidance_scale=choice.guidance_scale,
             scheduler=choice.scheduler,
@@ -86,8 +88,8 @@ class Drawing:
             scheduler=params.scheduler or info.default_scheduler,
         )
 
-    def _guidance(self, params: GenerationParams, choice: _Choice) -> dict[str, Any]:
-        """Return the arguments that say where to and where from, as this family names them.
+    def _options(self, params: GenerationParams, choice: _Choice) -> dict[str, Any]:
+        """Return the arguments that are not the same for every family.
 
         No negative prompt is left out, not given as an empty text: SDXL reads that as something else.
         """
@@ -98,7 +100,7 @@ class Drawing:
             )
         negative = params.negative_prompt or family.no_negative
         given = {} if negative is None else {"negative_prompt": negative}
-        return {family.guidance: choice.guidance_scale, **given}
+        return {family.guidance: choice.guidance_scale, **given, **family.options}
 
     def _size(self, side: str, wanted: int | None, default: int) -> int:
         if wanted is None:

@@ -7,7 +7,7 @@ an adapter may change, how its files are spelled, and which arguments a call tak
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
@@ -32,12 +32,16 @@ class Family:
             factor.
         side: width and height where neither signature nor configuration say any.
         any_scheduler: its loop works with each scheduler that diffusers calls compatible, not only its own.
+        options: arguments of each call.
+        guidance_default: where the signature has none.
     """
 
     name: str
     patch: int = 2
     side: int | None = None
     any_scheduler: bool = False
+    options: Mapping[str, object] = field(default_factory=dict)
+    guidance_default: float | None = None
 
     @property
     def pipeline(self) -> Any:  # noqa: ANN401 - diffusers is untyped
@@ -61,7 +65,9 @@ class Family:
         Qwen-Image's `guidance_scale` is None and for distilled models to come; its guidance is the true one.
         """
         scale = self.arguments.get("guidance_scale")
-        return "guidance_scale" if scale is not None and scale.default is not None else "true_cfg_scale"
+        if scale is None or ("true_cfg_scale" in self.arguments and scale.default is None):
+            return "true_cfg_scale"
+        return "guidance_scale"
 
     @property
     def takes_negative(self) -> bool:
@@ -84,11 +90,38 @@ FAMILIES: Mapping[str, Family] = {
     for family in (
         Family(name="StableDiffusionPipeline", patch=1, any_scheduler=True),
         Family(name="StableDiffusionXLPipeline", patch=1, any_scheduler=True),
+        Family(name="LatentConsistencyModelPipeline", patch=1),
         Family(name="StableDiffusion3Pipeline"),
         Family(name="FluxPipeline"),
+        Family(name="Flux2Pipeline"),
+        Family(name="Flux2KleinPipeline"),
+        Family(name="ChromaPipeline"),
+        Family(name="AuraFlowPipeline"),
+        # else they draw at the nearest of some sizes, and scale and cut that to the one asked for
+        Family(name="SanaPipeline", patch=1, options={"use_resolution_binning": False}),
+        Family(name="SanaSprintPipeline", patch=1, options={"use_resolution_binning": False}),
+        Family(name="Lumina2Pipeline"),
+        Family(name="CogView4Pipeline"),
+        Family(name="HiDreamImagePipeline"),
+        Family(name="QwenImagePipeline"),
+        Family(name="ZImagePipeline", side=1024),
+        Family(name="Krea2Pipeline"),
+        # its language model rewrites the prompt, each time in another way: no seed would fix the picture
+        Family(name="ErnieImagePipeline", patch=1, options={"use_pe": False}),
+        Family(name="BriaFiboPipeline"),
+        # its schedule of guidance fits one number of steps only
+        Family(name="Ideogram4Pipeline", options={"guidance_schedule": None}, guidance_default=7.0),
     )
 }
 """By class name."""
+
+_NOT_YET = {
+    "Kandinsky3Pipeline": "its pictures and its VAE have forms of their own, which are not described yet",
+    "Kandinsky5T2IPipeline": "it cannot be tried without torchvision, which its processor needs",
+    "QwenImage21Pipeline": "it cannot be tried without torchvision, which its processor needs",
+    "BriaFibo2Pipeline": "it cannot be tried without torchvision, which its processor needs",
+}
+"""Pipelines that draw from text and have a LoRA loader, but no `Family`."""
 
 
 def find_family(name: object) -> Family:
@@ -104,6 +137,8 @@ def find_family(name: object) -> Family:
 
 
 def _why_not(name: object) -> str:
+    if name in _NOT_YET:
+        return _NOT_YET[str(name)]
     kind: Any = (
         getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Pipeline") else None
     )

@@ -13,6 +13,7 @@ from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import ModelCard
 from transformers.utils import logging as transformers_logging
 
+from shared.errors import UnsupportedModel
 from shared.refs import RepoId
 from worker.engine.contract import BaseInfo
 from worker.engine.diffusers_engine import DiffusersEngine
@@ -82,14 +83,17 @@ def open_base(
     expected = inspect.signature(kind.__init__).parameters
     options: dict[str, Any] = {part: None for part in SKIPPED_PARTS if part in expected}
     options |= {name: False for name in ("requires_safety_checker", "add_watermarker") if name in expected}
-    pipeline = kind.from_pretrained(
-        snapshot.folder,
-        dtype=dtype,
-        variant=snapshot.variant,
-        use_safetensors=True,
-        local_files_only=True,
-        **options,
-    )
+    try:
+        pipeline = kind.from_pretrained(
+            snapshot.folder,
+            dtype=dtype,
+            variant=snapshot.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            **options,
+        )
+    except ImportError as error:
+        raise UnsupportedModel(f"{repo} needs a library that is not installed: {error}") from error
     pipeline.to(device)
     info = describe(repo, snapshot, pipeline)
     log.info("base is loaded", extra={"action": "base_loaded", "base": repo, "revision": info.revision})
@@ -101,6 +105,7 @@ def describe(repo: RepoId, snapshot: Snapshot, pipeline: Any) -> BaseInfo:  # no
     family = FAMILIES[type(pipeline).__name__]
     card = _card_parameters(snapshot.folder)
     height, width = _size(pipeline, family)
+    guidance = family.guidance_default or family.arguments[family.guidance].default
     return BaseInfo(
         repo=repo,
         revision=snapshot.revision,
@@ -110,7 +115,7 @@ def describe(repo: RepoId, snapshot: Snapshot, pipeline: Any) -> BaseInfo:  # no
         default_width=int(card.get("width", width)),
         default_height=int(card.get("height", height)),
         default_steps=int(card.get("num_inference_steps", family.arguments["num_inference_steps"].default)),
-        default_guidance_scale=float(card.get("guidance_scale", family.arguments[family.guidance].default)),
+        default_guidance_scale=float(card.get("guidance_scale", guidance)),
         default_scheduler=type(pipeline.scheduler).__name__,
         # the pipelines ask for 8, the VAE for its own factor, the denoiser for whole patches
         size_multiple=math.lcm(8, pipeline.vae_scale_factor * family.patch),

@@ -28,7 +28,17 @@ OnStage = Callable[[str], None]
 INDEX = "model_index.json"
 CARD = "README.md"
 
-SKIPPED_PARTS = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+SKIPPED_PARTS = frozenset(
+    {
+        "safety_checker",
+        "feature_extractor",
+        "image_encoder",
+        # language models that rewrite prompts
+        "pe",
+        "pe_tokenizer",
+        "prompt_enhancer_head",
+    }
+)
 """Parts of a text-to-image pipeline that are not used here."""
 
 _WEIGHTS = ("diffusion_pytorch_model", "model")
