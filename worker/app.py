@@ -275,5 +275,6 @@ def load_engine(config: WorkerConfig, on_stage: Callable[[str], None]) -> Engine
         device=config.device,
         dtype=config.dtype,
         on_stage=on_stage,
+        compiled=config.compiled,
     )
     return engine

@@ -12,7 +12,7 @@ from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import Activation, BaseDamaged, BaseInfo, Generated, StepCallback, SwapReport
 from worker.engine.conversion import Conversion
 from worker.engine.drawing import Drawing
-from worker.engine.families import DENOISERS, FAMILIES
+from worker.engine.families import FAMILIES, denoiser_name
 from worker.engine.fingerprint import fingerprint
 from worker.engine.ingest import ingest
 from worker.engine.swap import Swap
@@ -82,7 +82,7 @@ class DiffusersEngine:
 
 
 def _conversion(pipeline: Any) -> Conversion:  # noqa: ANN401
-    denoiser = next(name for name in DENOISERS if name in pipeline.components)
+    denoiser = denoiser_name(pipeline)
     module = pipeline.components[denoiser]
     return Conversion(
         converter=type(pipeline).lora_state_dict,

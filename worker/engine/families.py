@@ -15,7 +15,7 @@ from diffusers.loaders.lora_base import LoraBaseMixin
 
 from shared.errors import UnsupportedModel
 
-DENOISERS = ("unet", "transformer")
+_DENOISERS = ("unet", "transformer")
 
 _VIDEO = frozenset({"num_frames", "video", "frames", "num_videos_per_prompt"})
 _AUDIO = frozenset({"audio_end_in_s", "audio_length_in_s", "audio_duration", "lyrics"})
@@ -136,6 +136,16 @@ def find_family(name: object) -> Family:
     return family
 
 
+def denoiser_of(pipeline: Any) -> Any:  # noqa: ANN401
+    """Return the component that draws."""
+    return pipeline.components[denoiser_name(pipeline)]
+
+
+def denoiser_name(pipeline: Any) -> str:  # noqa: ANN401
+    """Return the name of the component that draws."""
+    return next(name for name in _DENOISERS if name in pipeline.components)
+
+
 def _why_not(name: object) -> str:
     if name in _NOT_YET:
         return _NOT_YET[str(name)]
@@ -153,7 +163,7 @@ def _why_not(name: object) -> str:
         "it makes sound, not pictures": _AUDIO & arguments,
         "it starts from a picture, not from text alone": _PICTURE & arguments,
         "diffusers has no LoRA loader for it": not issubclass(kind, LoraBaseMixin),
-        "its LoRA loader loads nothing into its denoiser": not {*DENOISERS}
+        "its LoRA loader loads nothing into its denoiser": not {*_DENOISERS}
         & {*getattr(kind, "_lora_loadable_modules", ())}
         & parts,
     }

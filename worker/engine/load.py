@@ -15,9 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from shared.errors import UnsupportedModel
 from shared.refs import RepoId
+from worker.engine.compilation import compile_denoiser
 from worker.engine.contract import BaseInfo
 from worker.engine.diffusers_engine import DiffusersEngine
-from worker.engine.families import FAMILIES, Family
+from worker.engine.families import FAMILIES, Family, denoiser_of
 from worker.engine.snapshot import CARD, INDEX, SKIPPED_PARTS, OnStage, Snapshot, family_of, fetch_base
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def load_base(
     on_stage: OnStage,
     revision: str | None = None,
     cache_dir: Path | None = None,
+    compiled: bool = False,
 ) -> DiffusersEngine:
     """Download a base and load it onto the device. The first generation of the engine warms it up.
 
@@ -45,6 +47,7 @@ def load_base(
         on_stage: told what the loading is at.
         revision: branch, tag or commit; the default branch when None.
         cache_dir: where downloads are kept; huggingface_hub's own place when None.
+        compiled: compile the denoiser, in the course of the first generation.
 
     Raises:
         UnsupportedModel: not a text-to-image pipeline that Warmbase serves.
@@ -67,11 +70,16 @@ def load_base(
         on_stage=on_stage,
     )
     on_stage("loading")
-    return open_base(repo, snapshot, device=where, dtype=number)
+    return open_base(repo, snapshot, device=where, dtype=number, compiled=compiled)
 
 
 def open_base(
-    repo: RepoId, snapshot: Snapshot, *, device: torch.device, dtype: torch.dtype
+    repo: RepoId,
+    snapshot: Snapshot,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    compiled: bool = False,
 ) -> DiffusersEngine:
     """Load a base from the files of a commit.
 
@@ -95,6 +103,8 @@ def open_base(
     except ImportError as error:
         raise UnsupportedModel(f"{repo} needs a library that is not installed: {error}") from error
     pipeline.to(device)
+    if compiled:
+        compile_denoiser(denoiser_of(pipeline))
     info = describe(repo, snapshot, pipeline)
     log.info("base is loaded", extra={"action": "base_loaded", "base": repo, "revision": info.revision})
     return DiffusersEngine(pipeline, info)
@@ -126,8 +136,7 @@ def _size(pipeline: Any, family: Family) -> tuple[int, int]:  # noqa: ANN401
     """Return the height and the width of a call that asks for none."""
     if side := family.side or family.arguments["height"].default:
         return side, side
-    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
-    side = getattr(pipeline, "default_sample_size", None) or denoiser.config.sample_size
+    side = getattr(pipeline, "default_sample_size", None) or denoiser_of(pipeline).config.sample_size
     height, width = (side, side) if isinstance(side, int) else side
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
 
