@@ -19,6 +19,7 @@ class WorkerInfo:
     Attributes:
         base_revision: commit of the warm base.
         pipeline_class: the diffusers class of the base, as in its model_index.json.
+        adapters: `merged` into the weights, or `unmerged` beside those that cannot be rewritten.
     """
 
     id: WorkerId
@@ -27,6 +28,7 @@ class WorkerInfo:
     pipeline_class: str
     device: str
     dtype: str
+    adapters: str = "merged"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -257,6 +257,7 @@ class WorkerApp(Generic[A]):
             pipeline_class=info.pipeline_class,
             device=info.device,
             dtype=info.dtype,
+            adapters=info.adapters,
         )
 
     def _set_stage(self, stage: str) -> None:

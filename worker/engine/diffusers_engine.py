@@ -1,6 +1,7 @@
 """The engine on diffusers: one warm base, adapters merged into its weights, one image at a time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from worker.engine.fingerprint import fingerprint
 from worker.engine.ingest import ingest
 from worker.engine.swap import Swap
 from worker.engine.targets import find_targets
-from worker.engine.weights import BaseWeights
+from worker.engine.unmerged import AdaptableWeights
 
 
 class DiffusersEngine:
@@ -27,11 +28,11 @@ class DiffusersEngine:
         parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
         adaptable = FAMILIES[info.pipeline_class].adaptable
         self._pipeline = pipeline
-        self._info = info
         self._parts = tuple(parts.values())
         self._targets = find_targets({name: parts[name] for name in adaptable if name in parts})
+        self._info = replace(info, adapters="unmerged" if self._targets.kept else "merged")
         self._conversion = _conversion(pipeline)
-        self._swap = Swap(BaseWeights(self._targets.weights))
+        self._swap = Swap(AdaptableWeights(self._targets))
         self._drawing = Drawing(pipeline, info)
         self._fingerprint = fingerprint(self._parts)
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
 from worker.engine.plan import Mix, mix, plan_swap
-from worker.engine.weights import BaseWeights, Change
+from worker.engine.unmerged import AdaptableWeights
+from worker.engine.weights import Change
 
 
 class Swap:
@@ -16,7 +17,7 @@ class Swap:
     undone: then nothing but `BaseDamaged` comes from here.
     """
 
-    def __init__(self, weights: BaseWeights) -> None:
+    def __init__(self, weights: AdaptableWeights) -> None:
         self._weights = weights
         self._mix: Mix | None = ()
         self._adapters: Mapping[str, CanonicalAdapter] = {}
