@@ -2,7 +2,8 @@
 
 A converter (`lora_state_dict` of a pipeline's class) knows the formats of its family. It renames tensors,
 splits fused ones, folds alphas in, and leaves out what it does not know: with a line in the log, or without.
-So each tensor carries the keys it was made from. What no result was made from was dropped.
+So each tensor carries the keys it was made from. What no result was made from was dropped. The converters
+for UNets only rename, and there a tensor is found again as itself: carrying keys takes as long as reading.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -68,19 +69,23 @@ class Conversion:
         Raises:
             AdapterFault: keys of no format that the family has, or of several: some would be dropped.
         """
+        renamed_only = self.denoiser == "unet"
+        given = dict(tensors) if renamed_only else {key: _trace(key, each) for key, each in tensors.items()}
         try:
             state, *rest = self.converter(
-                {key: _trace(key, tensor) for key, tensor in tensors.items()},
-                unet_config=self.unet_config,
-                return_alphas=True,
-                return_lora_metadata=True,
+                given, unet_config=self.unet_config, return_alphas=True, return_lora_metadata=True
             )
         except _ERRORS as error:
             raise AdapterFault(f"its keys follow no known format: {_brief(error)}") from error
         alphas = rest[0] if len(rest) > 1 and rest[0] else {}
-        _refuse_dropped(tensors, {key for each in _traced(state.values()) for key in each.sources})
+        if renamed_only:
+            kept = {id(tensor) for tensor in state.values()}
+            used = {key for key, tensor in tensors.items() if id(tensor) in kept}
+        else:
+            used = {key for each in _traced(state.values()) for key in each.sources}
+        _refuse_dropped(tensors, used)
         return (
-            {self._with_component(key): tensor.as_subclass(Tensor) for key, tensor in state.items()},
+            {self._with_component(key): _untraced(tensor) for key, tensor in state.items()},
             {self._with_component(key): float(alpha) for key, alpha in alphas.items()},
         )
 
@@ -93,6 +98,10 @@ def _trace(key: str, tensor: Tensor) -> Tensor:
     traced = tensor.as_subclass(_Traced)
     traced.sources = frozenset({key})
     return traced
+
+
+def _untraced(tensor: Tensor) -> Tensor:
+    return tensor.as_subclass(Tensor) if isinstance(tensor, _Traced) else tensor
 
 
 def _traced(values: Iterable[object]) -> Iterable[_Traced]:

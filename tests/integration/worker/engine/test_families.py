@@ -1,6 +1,7 @@
 """Each family that is served, against diffusers' own `load_lora_weights` and `fuse_lora`, in float32."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.tiny_families import BUILDERS, build
 from worker.engine.contract import AdapterFault, Interrupted
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.families import FAMILIES, find_family
+from worker.engine.snapshot import needed_files
 
 SIDE = 64
 SMALL_AREA = 32
@@ -193,6 +195,16 @@ def test_an_adapter_gives_the_weights_and_the_picture_that_diffusers_gives(
 
     engine.activate([])
     assert (pixels(engine) == bare).all()
+
+
+@pytest.mark.parametrize("family", BUILDERS)
+def test_every_file_that_the_base_is_loaded_from_is_downloaded(
+    folder_of: Callable[[str], Path], family: str
+) -> None:
+    folder = folder_of(family)
+    saved = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    index = json.loads((folder / "model_index.json").read_bytes())
+    assert set(needed_files(index, saved, None)) == saved
 
 
 @pytest.mark.parametrize("family", [name for name in BUILDERS if not FAMILIES[name].any_scheduler])
