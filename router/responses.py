@@ -21,6 +21,7 @@ LONGEST_HEADER = 500
 def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
     """Return the headers that tell how an image was made, as its worker recorded it."""
     spent = result.timings
+    warning = {"X-Warmbase-Warning": _header_text("; ".join(result.warnings))} if result.warnings else {}
     return {
         "X-Job-Id": record.id,
         "X-Warmbase-Base": result.base,
@@ -35,6 +36,7 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
         "X-Warmbase-Swap-Seconds": f"{spent.swap:.4f}",
         "X-Warmbase-Inference-Seconds": f"{spent.inference:.3f}",
         "X-Compute-Time": f"{spent.swap + spent.inference + spent.encode:.3f}",
+        **warning,
     }
 
 

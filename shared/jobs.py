@@ -156,6 +156,8 @@ class JobResult:
         digest: SHA-256 of the image's bytes, hexadecimal.
         size: bytes.
         steps: the steps that really ran, as are `guidance_scale`, `scheduler`, `width`, `height`.
+        warnings: what the caller should know about the picture, such as parts of an adapter that the base
+            has no place for; each is a line, and bounded by the worker.
     """
 
     blob: str
@@ -171,6 +173,7 @@ class JobResult:
     scheduler: str
     width: int
     height: int
+    warnings: tuple[str, ...] = ()
     timings: Timings
 
 

@@ -77,6 +77,7 @@ def a_result(**changes: Any) -> JobResult:
         scheduler="EulerDiscreteScheduler",
         width=64,
         height=64,
+        warnings=("someone/crayon: 1 of its layers match nothing in this base, such as 'unet.a'",),
         timings=some_timings(),
     )
     return replace(result, **changes)

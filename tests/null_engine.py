@@ -40,6 +40,9 @@ BREAK = "come out as infinity"
 BROKEN_FILE = b"broken"
 """A weight file that begins so is refused."""
 
+PARTIAL_FILE = b"partial"
+"""Of a weight file that begins so, a part cannot be used."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NullAdapter:
@@ -47,6 +50,7 @@ class NullAdapter:
 
     nbytes: int
     digest: str
+    warnings: tuple[str, ...] = ()
 
 
 class NullEngine:
@@ -89,7 +93,8 @@ class NullEngine:
         self.ingested.append(path)
         if data.startswith(BROKEN_FILE):
             raise AdapterFault("not a whole safetensors file")
-        return NullAdapter(nbytes=len(data), digest=hashlib.sha256(data).hexdigest())
+        warnings = ("a part of it cannot be used",) if data.startswith(PARTIAL_FILE) else ()
+        return NullAdapter(nbytes=len(data), digest=hashlib.sha256(data).hexdigest(), warnings=warnings)
 
     def activate(self, wanted: Sequence[Activation[NullAdapter]]) -> SwapReport:
         report = SwapReport(written=len(wanted), restored=len(self._active))

@@ -33,9 +33,10 @@ MOST_HOT = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawn:
-    """An image that is not encoded yet, and the seconds that it took."""
+    """An image that is not encoded yet, the seconds that it took, and what its caller should know."""
 
     generated: Generated
+    warnings: tuple[str, ...]
     fetch: float
     swap: float
     inference: float
@@ -117,7 +118,13 @@ class JobExecutor(Generic[A]):
             done = self._clock()
         finally:
             self._pulse.rest()
-        return Drawn(generated=generated, fetch=fetch, swap=swapped - started, inference=done - swapped)
+        return Drawn(
+            generated=generated,
+            warnings=_warnings(activations),
+            fetch=fetch,
+            swap=swapped - started,
+            inference=done - swapped,
+        )
 
     def _verify(self) -> None:
         self._pulse.beat()
@@ -162,6 +169,10 @@ class JobExecutor(Generic[A]):
         self._metrics.fetch.observe(drawn.fetch)
         self._metrics.swap.observe(drawn.swap)
         self._metrics.inference.observe(drawn.inference)
+
+
+def _warnings(activations: Sequence[Activation[A]]) -> tuple[str, ...]:
+    return tuple(f"{each.ref.repo}: {warning}" for each in activations for warning in each.adapter.warnings)
 
 
 async def _in_time(running: RunningJob, fetching: Awaitable[T]) -> T:

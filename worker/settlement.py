@@ -110,6 +110,7 @@ class Settlement:
             scheduler=made.scheduler,
             width=made.width,
             height=made.height,
+            warnings=drawn.warnings,
             timings=Timings(
                 fetch=drawn.fetch, swap=drawn.swap, inference=drawn.inference, encode=encode_seconds
             ),

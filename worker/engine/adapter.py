@@ -1,29 +1,71 @@
-"""An adapter in the one form that is applied: pairs of factors, by weight of the base."""
+"""An adapter in the one form that is applied: changes of the base's weights, and words that it adds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+
+from worker.engine.matrices import Matrix, Product
+
+SMALLEST_NORM = torch.finfo(torch.float32).eps
+"""What a DoRA divides by at least: where a weight's row is zero, so is the result."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Factors:
-    """A change of one weight: `scale * up @ down`.
+class Delta:
+    """A change of one weight: `strength * scale * matrix`, or where it has a magnitude, a DoRA.
 
     Attributes:
-        up: `[out, rank]`.
-        down: `[rank, in]`; for a convolution, `in` is input channels times kernel.
+        matrix: in the weight's shape, kernels flattened.
         scale: alpha and rank folded into one number.
+        magnitude: `[out, 1, ...]`, or `[1, in, ...]`: ones where the norm is taken.
     """
 
-    up: Tensor
-    down: Tensor
+    matrix: Matrix
     scale: float
+    magnitude: Tensor | None = None
 
     @property
-    def rank(self) -> int:
-        """The inner dimension."""
-        return self.up.shape[1]
+    def low_rank(self) -> Product | None:
+        """The factors, where there is nothing but a product of two."""
+        return self.matrix if self.magnitude is None and isinstance(self.matrix, Product) else None
+
+    @property
+    def factors(self) -> tuple[Tensor, ...]:
+        """The tensors that it consists of."""
+        return self.matrix.factors if self.magnitude is None else (*self.matrix.factors, self.magnitude)
+
+    def of(self, pristine: Tensor, strength: float) -> Tensor:
+        """Return the change of `pristine` (float32, in the weight's shape) as a new tensor.
+
+        A DoRA makes the weight `m * V / |V|` with `V = pristine + strength * scale * matrix`, the norm per
+        output or input channel (arXiv 2402.09353; PEFT's `DoraLinearLayer` and `DoraLinearVariant`). Its
+        strength acts inside `V`, as PEFT's does: the direction turns, the magnitude stays.
+        """
+        # not in place: what is dense already is the adapter itself
+        change = self.matrix.dense(pristine.device).view(pristine.shape) * (self.scale * strength)
+        if self.magnitude is None:
+            return change
+        directed = change.add_(pristine)
+        magnitude = self.magnitude.to(pristine.device).float()
+        axes = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
+        norm = torch.linalg.vector_norm(directed, dim=axes, keepdim=True)
+        return directed.mul_(magnitude / norm.clamp_min_(SMALLEST_NORM)).sub_(pristine)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Word:
+    """A word that prompts may hold: its vectors `[tokens, width]`, by text encoder."""
+
+    token: str
+    vectors: Mapping[str, Tensor]
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """What the tokenizer is taught: diffusers writes a word of several vectors as `w w_1 w_2`."""
+        count = next(iter(self.vectors.values())).shape[0]
+        return (self.token, *(f"{self.token}_{number}" for number in range(1, count)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +75,17 @@ class CanonicalAdapter:
     Attributes:
         digest: SHA-256 of the weight file.
         nbytes: bytes of RAM; the factors are views of the file's bytes.
-        changes: the factors of each weight; several where tied modules share the weight.
-        reach: no element of a weight changes by more than this at strength 1.
+        changes: of each weight; several where tied modules share the weight.
+        reach: no element of a weight changes by more than this at strength 1, in proportion to it,
+        fixed_reach: and this, at any strength.
+        words: what prompts may say beside the base's own vocabulary.
+        warnings: what of the file could not be used, for people.
     """
 
     digest: str
     nbytes: int
-    changes: Mapping[str, tuple[Factors, ...]]
+    changes: Mapping[str, tuple[Delta, ...]]
     reach: float
+    fixed_reach: float = 0.0
+    words: tuple[Word, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())

@@ -19,6 +19,14 @@ class Interrupted(Exception):
     """Raised by a step callback to stop the generation at once; the engine stays usable."""
 
 
+LONGEST_QUOTE = 120
+
+
+def quoted(text: str) -> str:
+    """Return a name from a stranger's file as messages show it: in quotes, in one line, not too long."""
+    return repr(text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…")
+
+
 class AdapterFault(Exception):
     """The weight file is broken or does not fit the base. The message is for people: what and where.
 
@@ -35,7 +43,7 @@ class BrokenImage(Exception):
 
 
 class Adapter(Protocol):
-    """An ingested adapter, ready to be applied: bytes of RAM it takes, and digest of its file."""
+    """An ingested adapter, ready to be applied: what it takes, its file's digest, what could not be used."""
 
     @property
     def nbytes(self) -> int:
@@ -45,6 +53,11 @@ class Adapter(Protocol):
     @property
     def digest(self) -> str:
         """SHA-256 of the weight file, hexadecimal."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the file could not be used, each in a line for people."""
         ...
 
 

@@ -19,6 +19,7 @@ from worker.engine.ingest import ingest
 from worker.engine.swap import Swap
 from worker.engine.targets import find_targets
 from worker.engine.unmerged import AdaptableWeights
+from worker.engine.vocabulary import Vocabulary
 
 
 class DiffusersEngine:
@@ -34,6 +35,7 @@ class DiffusersEngine:
         self._conversion = _conversion(pipeline)
         self._swap = Swap(AdaptableWeights(self._targets))
         self._drawing = Drawing(pipeline, info)
+        self._vocabulary = Vocabulary(pipeline)
         self._fingerprint = fingerprint(self._parts)
 
     @property
@@ -47,7 +49,9 @@ class DiffusersEngine:
         Raises:
             AdapterFault: broken, hostile, or made for another base.
         """
-        return ingest(path, self._targets, self._conversion)
+        adapter = ingest(path, self._targets, self._conversion)
+        self._vocabulary.check(adapter.words)
+        return adapter
 
     def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
         """Make exactly `wanted` active, computed from pristine weights. All of it happens, or none.
@@ -67,8 +71,8 @@ class DiffusersEngine:
             BrokenImage: the image holds NaN or infinity.
             BaseDamaged: the weights cannot be trusted.
         """
-        _ = self._swap.active
-        return self._drawing.draw(params, on_step)
+        with self._vocabulary.extended(self._swap.words):
+            return self._drawing.draw(params, on_step)
 
     def verify(self) -> None:
         """Deactivate everything and compare all weights with what they were at the start.

@@ -1,27 +1,34 @@
 """From a weight file to the canonical adapter: every tensor accounted for, or a fault that says which."""
 
 import hashlib
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from worker.engine.adapter import CanonicalAdapter, Factors
-from worker.engine.contract import AdapterFault
+from worker.engine.adapter import CanonicalAdapter, Delta, Word
+from worker.engine.contract import AdapterFault, quoted
 from worker.engine.conversion import Conversion
-from worker.engine.kinds import refuse_unsupported
+from worker.engine.keys import sort_keys
+from worker.engine.kinds import bias_delta, bias_parts, weight_delta
+from worker.engine.layers import Layer, read_layers
 from worker.engine.scales import LoraConfig, read_configs
-from worker.engine.spelling import SpelledLayer, spell
+from worker.engine.spelling import spell
 from worker.engine.targets import Targets
-from worker.engine.weight_file import WeightFile, read_weight_file
+from worker.engine.weight_file import read_weight_file
+from worker.engine.words import read_words
 
-MAX_RANK = 512
+UNKNOWN_SHARE = 0.05
+"""Of a file's layers, that may match nothing in the base: beyond it, the file was made for another one."""
 
-CONTROL_INPUT = "x_embedder"
-"""FLUX's input layer; a Control LoRA feeds it a picture beside the latents."""
+LARGEST_PRODUCT = 1e30
+"""Of numbers on the way to a change: float32 holds 3e38, and a strength is yet to come."""
+
+Changes = Mapping[str, Sequence[Delta]]
 
 
 def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAdapter:
@@ -33,91 +40,122 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
     file = read_weight_file(path)
     with ThreadPoolExecutor(max_workers=1) as beside:
         digest = beside.submit(lambda: hashlib.sha256(file.content).hexdigest())
-        changes = _changes(file, targets, conversion)
-        reach = _reach(changes)
-    return CanonicalAdapter(digest=digest.result(), nbytes=file.content.nbytes, changes=changes, reach=reach)
-
-
-def _changes(file: WeightFile, targets: Targets, conversion: Conversion) -> Mapping[str, tuple[Factors, ...]]:
-    refuse_unsupported(file.tensors)
-    configs = read_configs(file.metadata, targets.components)
-    layers = spell(file.tensors, targets.components, conversion)
-    names = _find(layers, targets)
-    changes: defaultdict[str, tuple[Factors, ...]] = defaultdict(tuple)
-    for layer, name in zip(layers, names, strict=True):
-        shape = targets.weights[name].shape
-        changes[name] += (_factors(layer, shape, configs.get(layer.component)),)
-    return dict(changes)
-
-
-def _find(layers: Sequence[SpelledLayer], targets: Targets) -> list[str]:
-    """Return the weight of each layer. A layer that the base lacks speaks of another base."""
-    names = [targets.find(layer.component, layer.module) for layer in layers]
-    unknown = [layer.label for layer, name in zip(layers, names, strict=True) if name is None]
-    if unknown:
-        raise AdapterFault(
-            f"{len(unknown)} of its {len(layers)} layers do not exist in this base, such as {unknown[0]}; "
-            "it was made for another base"
-        )
-    return [name for name in names if name is not None]
-
-
-def _factors(layer: SpelledLayer, shape: Sequence[int], config: LoraConfig | None) -> Factors:
-    """Return the layer's factors as matrices, checked against the weight's shape.
-
-    A convolution's `down` has the kernel, its `up` is 1x1, so their product is one of matrices.
-    """
-    out, *rest = shape
-    rank = layer.down.shape[0] if layer.down.ndim else 0
-    if not 1 <= rank <= MAX_RANK:
-        raise AdapterFault(f"{layer.label}: rank {rank}; ranks from 1 to {MAX_RANK} are served")
-    if layer.module == CONTROL_INPUT and layer.down.shape[1:].numel() > math.prod(rest):
-        raise AdapterFault(f"{layer.label}: a Control LoRA, which widens the base's input, is not served")
-    if not _fits(layer.down.shape, (rank, *rest)) or not _fits(layer.up.shape, (out, rank)):
-        raise AdapterFault(
-            f"{layer.label}: factors of shapes {(*layer.up.shape,)} and {(*layer.down.shape,)} do not fit "
-            f"its weight of shape {(*shape,)}; the adapter was made for another base"
-        )
-    return Factors(
-        up=layer.up.reshape(out, rank), down=layer.down.reshape(rank, -1), scale=_scale(layer, rank, config)
+        found = sort_keys(file.tensors, targets.components)
+        configs = read_configs(file.metadata, targets.components)
+        respell = partial(spell, components=targets.components, conversion=conversion)
+        changes, unknown = _changes(read_layers(found, respell), targets, configs)
+        unknown = [*unknown, *found.unknown]
+        _refuse_strangers(unknown, len(changes) + len(unknown), targets.components)
+        words = read_words(found.words)
+        peaks = _peaks(_named_tensors(changes, words))
+        reach, fixed_reach = _reach(changes, peaks)
+    return CanonicalAdapter(
+        digest=digest.result(),
+        nbytes=file.nbytes,
+        changes={name: tuple(deltas) for name, deltas in changes.items()},
+        reach=reach,
+        fixed_reach=fixed_reach,
+        words=words,
+        warnings=_warnings(unknown, len(changes) + len(unknown)),
     )
 
 
-def _scale(layer: SpelledLayer, rank: int, config: LoraConfig | None) -> float:
-    """Return what alpha and rank amount to; files without either mean 1 (diffusers' convention).
+def _changes(
+    layers: Sequence[Layer], targets: Targets, configs: Mapping[str, LoraConfig]
+) -> tuple[dict[str, list[Delta]], list[str]]:
+    """Return the changes by weight, and what there is no weight for."""
+    changes: defaultdict[str, list[Delta]] = defaultdict(list)
+    unknown = []
+    for layer in layers:
+        config = configs.get(layer.component)
+        label = layer.label
+        if bias_parts(layer):
+            name = targets.find_bias(layer.component, layer.module)
+            if name is None:
+                unknown.append(f"{label}.bias")
+                layer.parts.pop(bias_parts(layer)[0])
+            else:
+                changes[name].append(bias_delta(layer, targets.weights[name].shape, config))
+        if layer.parts:
+            name = targets.find(layer.component, layer.module)
+            if name is None:
+                unknown.append(label)
+            else:
+                delta = weight_delta(layer, targets.weights[name].shape, config)
+                if name in targets.kept and not delta.low_rank:
+                    raise AdapterFault(
+                        f"{label}: its weight is quantised, and only plain LoRAs are applied beside such"
+                    )
+                changes[name].append(delta)
+    return changes, unknown
 
-    Each layer has the alpha that the file gives it. diffusers 0.42 gives some layers the alpha of the
-    majority where a Kohya file has several: it looks them up by names that its own conversion changed.
-    """
-    if config is None:
-        alpha = rank if layer.alpha is None else layer.alpha
-        if not math.isfinite(alpha):
-            raise AdapterFault(f"{layer.label}: its alpha is {alpha}")
-        return alpha / rank
-    if layer.alpha is not None:
-        raise AdapterFault(f"{layer.label}: alpha is given twice, by a key and by the config in the header")
-    return config.scale(layer.module, rank)
+
+def _refuse_strangers(unknown: Sequence[str], total: int, components: Sequence[str]) -> None:
+    """Refuse a file of which too much means nothing to this base: it speaks of another one."""
+    if len(unknown) <= UNKNOWN_SHARE * total:
+        return
+    foreign = [label for label in unknown if label.partition(".")[0] not in components]
+    if len(foreign) == total:
+        raise AdapterFault(
+            f"{quoted(foreign[0])} belongs to no part of this base ({', '.join(components)}); "
+            "the adapter was made for another kind of model"
+        )
+    raise AdapterFault(
+        f"{len(unknown)} of its {total} layers do not exist in this base, such as {quoted(unknown[0])}; "
+        "it was made for another base"
+    )
 
 
-def _reach(changes: Mapping[str, Iterable[Factors]]) -> float:
-    """Return a bound on the change of any element at strength 1: `scale * rank * max|up| * max|down|`.
+def _warnings(unknown: Sequence[str], total: int) -> tuple[str, ...]:
+    if not unknown:
+        return ()
+    share = f"{len(unknown)} of its {total} layers"
+    return (f"{share} match nothing in this base and are left out, such as {quoted(unknown[0])}",)
+
+
+def _named_tensors(changes: Changes, words: Sequence[Word]) -> list[tuple[str, Tensor]]:
+    factors = [
+        (name, factor) for name, deltas in changes.items() for delta in deltas for factor in delta.factors
+    ]
+    return factors + [(word.token, vectors) for word in words for vectors in word.vectors.values()]
+
+
+def _peaks(tensors: Sequence[tuple[str, Tensor]]) -> Mapping[int, float]:
+    """Return the greatest magnitude in each tensor, by its `id`.
 
     Raises:
-        AdapterFault: a factor holds NaN or infinity.
+        AdapterFault: one holds NaN or infinity.
     """
-    layers = [(name, each) for name, parts in changes.items() for each in parts]
-    ranges = [torch.aminmax(tensor) for _, each in layers for tensor in (each.up, each.down)]
+    if not tensors:
+        return {}
+    ranges = [torch.aminmax(tensor) for _, tensor in tensors]
     lows = torch.stack([each.min for each in ranges]).double()
     highs = torch.stack([each.max for each in ranges]).double()
-    peaks = torch.maximum(lows.abs(), highs.abs()).tolist()
-    totals: defaultdict[str, float] = defaultdict(float)
-    for (name, each), up, down in zip(layers, peaks[::2], peaks[1::2], strict=True):
-        if not math.isfinite(up * down):
-            raise AdapterFault(f"{name}: a factor holds NaN or infinity")
-        totals[name] += abs(each.scale) * each.rank * up * down
-    return max(totals.values())
+    peaks = torch.maximum(lows.abs(), highs.abs())
+    bad = torch.nonzero(~torch.isfinite(peaks)).flatten().tolist()
+    if bad:
+        raise AdapterFault(f"{tensors[bad[0]][0]}: a factor holds NaN or infinity")
+    return {id(tensor): peak for (_, tensor), peak in zip(tensors, peaks.tolist(), strict=True)}
 
 
-def _fits(shape: Sequence[int], wanted: tuple[int, ...]) -> bool:
-    """Whether the shapes agree, a matrix counting as a 1x1 convolution: some files hold one for the other."""
-    return shape == wanted or (*shape, *(1,) * (4 - len(shape))) == (*wanted, *(1,) * (4 - len(wanted)))
+def _reach(changes: Changes, peaks: Mapping[int, float]) -> tuple[float, float]:
+    """Return bounds on the change of any element: at strength 1 in proportion to it, and at any strength.
+
+    A DoRA's weight is within its magnitude; what is inside the norm is bounded, too, as its squares are
+    summed.
+
+    Raises:
+        AdapterFault: numbers on the way to a change could leave float32.
+    """
+    reach = fixed = 0.0
+    for name, deltas in changes.items():
+        total = rest = 0.0
+        for delta in deltas:
+            total += abs(delta.scale) * delta.matrix.bound(lambda factor: peaks[id(factor)])
+            way = delta.matrix.bound(lambda factor: max(1.0, peaks[id(factor)]))
+            if not max(1.0, abs(delta.scale)) * way <= LARGEST_PRODUCT:
+                raise AdapterFault(f"{name}: its factors are too large to be multiplied")
+            if delta.magnitude is not None:
+                rest += peaks[id(delta.magnitude)]
+        reach, fixed = max(reach, total), max(fixed, rest)
+    return reach, fixed

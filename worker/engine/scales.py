@@ -1,4 +1,4 @@
-"""How strongly each module's factors count: alpha and rank, by module, from a file's LoRA config.
+"""How strongly each module's factors count: alpha and rank, by module, from the PEFT config in a file.
 
 The rule is PEFT's (`LoraLayer.update_layer` and `get_pattern_key`): `alpha / rank`, or
 `alpha / sqrt(rank)` with `use_rslora`, where `alpha_pattern` and `rank_pattern` override both for the
@@ -30,31 +30,38 @@ class LoraConfig:
     rank_pattern: Mapping[str, float]
     alpha_pattern: Mapping[str, float]
     rslora: bool
+    dora: bool
 
-    def scale(self, module: str, rank: int) -> float:
-        """Return what `up @ down` of `module` is multiplied with; `rank` is that of its factors.
+    def scale(self, module: str, rank: int | None) -> float:
+        """Return what the matrix of `module` is multiplied with; `rank` is that of its factors, if any.
 
         Raises:
             AdapterFault: the config speaks of another rank.
         """
         declared = _lookup(self.rank_pattern, module, self.rank)
-        if declared != rank:
+        if rank is not None and declared != rank:
             raise AdapterFault(f"{module}: its factors have rank {rank}, the file's config says {declared:g}")
+        if declared <= 0:
+            raise AdapterFault(f"{module}: the file's config says rank {declared:g}")
         alpha = _lookup(self.alpha_pattern, module, self.alpha)
-        return alpha / (math.sqrt(rank) if self.rslora else rank)
+        return alpha / (math.sqrt(declared) if self.rslora else declared)
 
 
 def read_configs(metadata: Mapping[str, str], components: tuple[str, ...]) -> dict[str, LoraConfig]:
     """Return the config of each component that the header of a file has one for.
 
+    A config without a component's name is the first one's: so diffusers writes a model's own adapter.
+
     Raises:
-        AdapterFault: a config is broken, or asks for more than a LoRA.
+        AdapterFault: a config is broken, or asks for what changes the base itself.
     """
     if not metadata.get(CONFIG_KEY):
         return {}
     try:
         fields = json.loads(metadata[CONFIG_KEY])
         parts = {name: _fields_of(name, fields) for name in components}
+        if "r" in fields:
+            parts = {components[0]: fields}
         return {name: _config(part) for name, part in parts.items() if part}
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise AdapterFault(f"the LoRA config in the file's header is broken: {error}") from error
@@ -66,8 +73,6 @@ def _fields_of(component: str, fields: Mapping[str, object]) -> dict[str, object
 
 
 def _config(fields: Mapping[str, object]) -> LoraConfig:
-    if fields.get("use_dora"):
-        raise AdapterFault("kind not supported yet: DoRA (use_dora in the file's config)")
     if fields.get("init_lora_weights", True) not in _PLAIN_INITS:
         raise AdapterFault(
             f"the file's config has init_lora_weights={fields['init_lora_weights']!r}, which changes "
@@ -76,10 +81,11 @@ def _config(fields: Mapping[str, object]) -> LoraConfig:
     return LoraConfig(
         # the defaults of peft.LoraConfig
         rank=int(_number(fields.get("r", 8))),
-        alpha=_number(fields.get("lora_alpha", 8)),
+        alpha=_number(fields.get("lora_alpha", fields.get("alpha", 8))),  # LoHa's and LoKr's: `alpha`
         rank_pattern=_pattern(fields.get("rank_pattern")),
         alpha_pattern=_pattern(fields.get("alpha_pattern")),
         rslora=bool(fields.get("use_rslora")),
+        dora=bool(fields.get("use_dora")),
     )
 
 

@@ -50,7 +50,9 @@ def spell(
     return [
         layer
         for component, part in by_component.items()
-        for layer in _layers(component, _to_peft(component, part), _to_peft(component, alphas_of[component]))
+        for layer in _layers(
+            component, _to_peft(component, part), _to_peft(component, alphas_of.get(component, {}))
+        )
     ]
 
 
@@ -58,12 +60,8 @@ def _split(values: Mapping[str, V], components: tuple[str, ...]) -> dict[str, di
     parts: dict[str, dict[str, V]] = {component: {} for component in components}
     for key, value in values.items():
         component, _, rest = key.partition(".")
-        if component not in parts:
-            raise AdapterFault(
-                f"{key!r} belongs to no part of this base ({', '.join(components)}); "
-                "the adapter was made for another kind of model"
-            )
-        parts[component][rest] = value
+        # also parts that this base lacks: how much of the file that is, decides what becomes of it
+        parts.setdefault(component, {})[rest] = value
     return parts
 
 
@@ -84,7 +82,8 @@ def _to_peft(component: str, part: dict[str, V]) -> dict[str, V]:
         # both ages of diffusers' text-encoder keys; neither translation changes what is PEFT's already
         for age in (StateDictType.DIFFUSERS_OLD, StateDictType.DIFFUSERS):
             part = convert_state_dict_to_peft(part, original_type=age)
-        converted = part
+        # layers outside of attention and MLP, which the first two leave
+        converted = convert_unet_state_dict_to_peft(part)
     return dict(converted)
 
 

@@ -1,9 +1,10 @@
 """The swap as a transaction: either all that is wanted is in the weights, or nothing is."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from worker.engine.adapter import CanonicalAdapter
+from worker.engine.adapter import CanonicalAdapter, Word
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
 from worker.engine.plan import Mix, mix, plan_swap
 from worker.engine.unmerged import AdaptableWeights
@@ -32,6 +33,15 @@ class Swap:
         if self._mix is None:
             raise BaseDamaged("an earlier failure left the base's weights in an unknown state")
         return self._mix
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of what is active, in the order of the mix.
+
+        Raises:
+            BaseDamaged: nobody knows what is active.
+        """
+        return tuple(word for digest, _ in self.active for word in self._adapters[digest].words)
 
     def condemn(self) -> None:
         """Declare the weights untrustworthy, for good."""
@@ -69,11 +79,17 @@ class Swap:
                 raise AdapterFault(f"{name}: its strength is {each.ref.scale}, which is no number to use")
             if not each.adapter.changes.keys() <= self._weights.names:
                 raise AdapterFault(f"{name}: was ingested for another base")
-            reach += abs(each.ref.scale) * each.adapter.reach
+            reach += abs(each.ref.scale) * each.adapter.reach + each.adapter.fixed_reach
         if not reach <= self._weights.headroom:
             raise AdapterFault(
                 f"changes of up to {reach:.3g} at the strengths asked for could exceed the base's number "
                 "format; lower the strength"
+            )
+        adapters = {each.adapter.digest: each.adapter for each in wanted}
+        tokens = Counter(t for each in adapters.values() for word in each.words for t in word.tokens)
+        if shared := [token for token, count in tokens.items() if count > 1]:
+            raise AdapterFault(
+                f"several of the adapters bring the learned word {shared[0]!r}; use one of them"
             )
 
     def _undo(self) -> None:

@@ -61,8 +61,9 @@ class UnmergedLayers:
         added up and the scales folded in.
         """
         for name, parts in changes.items():
-            down = torch.cat([factors.down.float() for factors, _ in parts])
-            ups = [factors.up.float() * (factors.scale * strength) for factors, strength in parts]
+            products = [(each.low_rank, each.scale * strength) for each, strength in parts]
+            down = torch.cat([factors.down.float() for factors, _ in products if factors])
+            ups = [factors.up.float() * scale for factors, scale in products if factors]
             self._active[name] = down, torch.cat(ups, dim=1)
 
     def restore(self, names: Iterable[str] | None = None) -> None:

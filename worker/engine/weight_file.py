@@ -9,10 +9,11 @@ import safetensors
 import torch
 from torch import Tensor
 
-from worker.engine.contract import AdapterFault
+from worker.engine.contract import AdapterFault, quoted
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 20_000
+LONGEST_REASON = 300
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -25,13 +26,15 @@ class WeightFile:
 
     Attributes:
         content: all of its bytes.
-        tensors: by key; views of `content`.
+        tensors: by key; views of `content`, but for those that it does not align.
         metadata: the text fields of the header.
+        nbytes: what all of it takes.
     """
 
     content: memoryview
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
+    nbytes: int
 
 
 def read_weight_file(path: Path) -> WeightFile:
@@ -40,8 +43,7 @@ def read_weight_file(path: Path) -> WeightFile:
     Raises:
         AdapterFault: it is no safetensors file, is broken, or is beyond the limits.
     """
-    content = _read(path)
-    length = _header_length(content)
+    content, length = _read(path)
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -51,46 +53,46 @@ def read_weight_file(path: Path) -> WeightFile:
             slices = [opened.get_slice(key) for key in keys]
             layout = [(each.get_dtype(), each.get_shape()) for each in slices]
     except safetensors.SafetensorError as error:
-        raise _broken(content, str(error)) from error
+        raise _broken(bytes(content[:8]), str(error)) from error
     tensors = {}
+    copied = 0
     raw = torch.frombuffer(content, dtype=torch.uint8)
     start = 8 + length
     for key, (dtype, shape) in zip(keys, layout, strict=True):
         if dtype not in _DTYPES:
-            raise AdapterFault(f"{key}: holds {dtype}; an adapter holds {', '.join(_DTYPES)}")
+            raise AdapterFault(f"{quoted(key)}: holds {dtype}; an adapter holds {', '.join(_DTYPES)}")
         end = start + math.prod(shape) * _DTYPES[dtype].itemsize
-        tensors[key] = _view(raw[start:end], _DTYPES[dtype]).view(shape)
+        aligned = start % _DTYPES[dtype].itemsize == 0  # which writers always do
+        part = raw[start:end] if aligned else raw[start:end].clone()
+        copied += 0 if aligned else part.nbytes
+        tensors[key] = part.view(_DTYPES[dtype]).view(shape)
         start = end
-    return WeightFile(content=content, tensors=tensors, metadata=metadata)
+    return WeightFile(content=content, tensors=tensors, metadata=metadata, nbytes=content.nbytes + copied)
 
 
-def _read(path: Path) -> memoryview:
-    """Return the bytes, in memory that was not first filled with zeros: `bytearray` takes twice the time."""
-    empty = torch.empty(path.stat().st_size, dtype=torch.uint8).numpy()
-    content = memoryview(empty)  # type: ignore[arg-type] # numpy's stubs know of buffers from 3.12 on
+def _read(path: Path) -> tuple[memoryview, int]:
+    """Return the bytes and the length of the header, which is checked before the rest is read.
+
+    They lie in memory that was not first filled with zeros: `bytearray` takes twice the time.
+    """
+    size = path.stat().st_size
     with path.open("rb") as file:
+        head = file.read(8)
+        length = int.from_bytes(head, "little")
+        if len(head) < 8 or length > size - 8:
+            raise _broken(head, "it ends before its header does")
+        if length > MAX_HEADER_BYTES:
+            raise AdapterFault(f"its header takes {length} bytes; an adapter's may take {MAX_HEADER_BYTES}")
+        file.seek(0)
+        empty = torch.empty(size, dtype=torch.uint8).numpy()
+        content = memoryview(empty)  # type: ignore[arg-type] # numpy's stubs know of buffers from 3.12 on
         if file.readinto(content) != content.nbytes:
             raise AdapterFault("not a whole safetensors file: it changed while it was read")
-    return content
+    return content, length
 
 
-def _header_length(content: memoryview) -> int:
-    head = bytes(content[:8])
-    length = int.from_bytes(head, "little")
-    if len(head) < 8 or length > content.nbytes - 8:
-        raise _broken(content, "it ends before its header does")
-    if length > MAX_HEADER_BYTES:
-        raise AdapterFault(f"its header takes {length} bytes; an adapter's may take {MAX_HEADER_BYTES}")
-    return length
-
-
-def _broken(content: memoryview, why: str) -> AdapterFault:
-    if bytes(content[:4]).startswith(_PICKLES):
+def _broken(head: bytes, why: str) -> AdapterFault:
+    if head.startswith(_PICKLES):
         return AdapterFault("a pickled file (.bin, .pt, .ckpt); only safetensors files are read")
-    return AdapterFault(f"not a whole safetensors file: {why}")
-
-
-def _view(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """Read bytes as numbers; copied when the file does not align them, which its writers always do."""
-    aligned = part.storage_offset() % dtype.itemsize == 0
-    return (part if aligned else part.clone()).view(dtype)
+    # safetensors' own words name the tensor at fault, and strangers choose its name
+    return AdapterFault(f"not a whole safetensors file: {why[:LONGEST_REASON]}")

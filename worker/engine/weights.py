@@ -1,8 +1,8 @@
 """The base's weights: what they were, and how a swap changes them.
 
-A weight is always computed from its pristine copy, `W = W0 + sum(strength * scale * up @ down)`, in
-float32 and rounded once, and copied into the storage that the model already uses. Nothing is ever
-subtracted, so nothing drifts; no module is added, so a compiled graph stays valid.
+A weight is always computed from its pristine copy, `W = W0 + sum(delta)`, in float32 and rounded once, and
+copied into the storage that the model already uses. Nothing is ever taken back, so nothing drifts; no
+module is added, so a compiled graph stays valid.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,16 +11,19 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from worker.engine.adapter import Factors
+from worker.engine.adapter import Delta
 
-Change = tuple[Factors, float]
-"""Factors, and the strength they are wanted at."""
+Change = tuple[Delta, float]
+"""A delta, and the strength it is wanted at."""
 
 CPU_BATCH_BYTES = 1 << 20
 """Of float32 at a time on a CPU: what stays in its second-level cache between the three passes."""
 
 GPU_BATCH_BYTES = 64 << 20
 """Of float32 at a time on a GPU: few enough launches, and little memory beside the base."""
+
+LARGEST_CHANGE = 1e15
+"""Of an element, in any number format: a norm sums squares, and those still fit into float32."""
 
 
 class BaseWeights:
@@ -34,7 +37,7 @@ class BaseWeights:
         self.names = frozenset(weights)
         # half of the narrowest format's range: the weights themselves are far below the other half
         limits = [torch.finfo(weight.dtype).max for weight in weights.values()]
-        self.headroom = min(limits, default=torch.finfo(torch.float32).max) / 2
+        self.headroom = min([*limits, 2 * LARGEST_CHANGE]) / 2
 
     def keep(self, names: Iterable[str]) -> None:
         """Copy the pristine values of `names`, where that was not done before."""
@@ -46,10 +49,17 @@ class BaseWeights:
     def write(self, changes: Mapping[str, Sequence[Change]]) -> None:
         """Write pristine plus changes into each weight named; their pristine values are kept.
 
-        Same-shaped weights are computed together: a swap is tens of operations, not thousands.
+        Same-shaped weights that only low-rank products change are computed together: such a swap is tens
+        of operations, not thousands. The others come one by one.
         """
+        grouped = []
+        for name, parts in changes.items():
+            if all(delta.low_rank for delta, _ in parts):
+                grouped.append(name)
+            else:
+                self._write_alone(name, parts)
         shape = _shape_of(changes, self._pristine)
-        for _, same in groupby(sorted(changes, key=shape), key=shape):
+        for _, same in groupby(sorted(grouped, key=shape), key=shape):
             names = list(same)
             size = max(1, self._batch_bytes // (4 * self._pristine[names[0]].numel()))
             for start in range(0, len(names), size):
@@ -61,13 +71,22 @@ class BaseWeights:
         pristine = torch.stack([self._pristine[name] for name in names])
         total = pristine.float().flatten(2)
         for parallel in zip(*changes, strict=True):
-            scales = torch.tensor([factors.scale * strength for factors, strength in parallel])
-            up = torch.stack([factors.up for factors, _ in parallel]).float() * scales[:, None, None]
-            down = torch.stack([factors.down for factors, _ in parallel]).float()
+            scales = torch.tensor([delta.scale * strength for delta, strength in parallel])
+            factors = [product for delta, _ in parallel if (product := delta.low_rank)]
+            up = torch.stack([each.up for each in factors]).float() * scales[:, None, None]
+            down = torch.stack([each.down for each in factors]).float()
             total.baddbmm_(up.to(total.device), down.to(total.device))
         torch._foreach_copy_(
             [self._weights[name] for name in names], list(total.view(pristine.shape).unbind())
         )
+
+    def _write_alone(self, name: str, changes: Sequence[Change]) -> None:
+        """Write one weight. Each delta is of the pristine weight, never of what another one made of it."""
+        pristine = self._pristine[name].float()
+        total = pristine.clone()
+        for delta, strength in changes:
+            total += delta.of(pristine, strength)
+        torch._foreach_copy_([self._weights[name]], [total])
 
     @torch.no_grad()
     def restore(self, names: Iterable[str] | None = None) -> None:
@@ -84,7 +103,7 @@ def _shape_of(
 ) -> Callable[[str], tuple[object, ...]]:
     def shape(name: str) -> tuple[object, ...]:
         weight = pristine[name]
-        ranks = tuple(factors.rank for factors, _ in changes[name])
+        ranks = tuple(product.rank for delta, _ in changes[name] if (product := delta.low_rank))
         return (*weight.shape,), str(weight.dtype), ranks
 
     return shape

@@ -17,7 +17,7 @@ from shared.sealing import Sealer
 from tests import null_engine
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import SECRET, Hub, LocalWorker, QueueUser, StartWorker, until
-from tests.null_engine import BROKEN_FILE
+from tests.null_engine import BROKEN_FILE, PARTIAL_FILE
 from worker.app import FETCH_THREADS
 from worker.metrics import Outcome
 
@@ -44,6 +44,19 @@ async def drawn_with(queue: QueueUser, record: JobRecord) -> list[list[object]]:
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+async def test_the_result_says_what_of_an_adapter_could_not_be_used(
+    queue: QueueUser, start_worker: StartWorker, hub: Hub
+) -> None:
+    hub.write("someone/crayon", PARTIAL_FILE)
+    hub.write("someone/ink", INK)
+    start_worker()
+
+    record = await ended(queue, a_job(adapters=await hub.pinned("someone/ink", "someone/crayon")))
+
+    assert record.result is not None
+    assert record.result.warnings == ("someone/crayon: a part of it cannot be used",)
 
 
 async def test_adapters_are_active_in_order_and_at_the_strengths_of_the_job(

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.problems import Problem
-from router.responses import image_headers, image_response, job_view, path_commit, problem_response
+from router.responses import (
+    LONGEST_HEADER,
+    image_headers,
+    image_response,
+    job_view,
+    path_commit,
+    problem_response,
+)
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus
 from shared.refs import RepoId, Revision
@@ -24,6 +31,19 @@ def test_headers_tell_what_the_worker_recorded():
     assert json.loads(headers["X-Warmbase-Adapters"]) == [
         {"repo": "someone/crayon", "revision": COMMIT, "weight_name": an_adapter().weight_name, "scale": 0.5}
     ]
+
+
+def test_a_warning_is_a_header_of_one_bounded_line():
+    result = a_result(warnings=("a/b: 1 of its layers\r\nSet-Cookie: x", "c/d: ünknown " + "y" * 1000))
+    header = image_headers(a_record(), result)["X-Warmbase-Warning"]
+
+    assert header.startswith("a/b: 1 of its layers  Set-Cookie: x; c/d: \\xfcnknown yyy")
+    assert len(header) == LONGEST_HEADER
+    assert header.isprintable()
+
+
+def test_without_a_warning_there_is_no_header_for_it():
+    assert "X-Warmbase-Warning" not in image_headers(a_record(), a_result(warnings=()))
 
 
 def test_the_path_s_commit_is_its_adapter_s_or_else_the_base_s():

@@ -139,8 +139,8 @@ def fused(pipeline: diffusers.DiffusionPipeline, path: Path) -> None:
 
 def fused_weight(pipeline: diffusers.DiffusionPipeline, name: str) -> Tensor:
     component, _, path = name.partition(".")
-    module = getattr(pipeline, component).get_submodule(path)
-    return getattr(module, "base_layer", module).weight
+    module = getattr(pipeline, component).get_submodule(path.removesuffix(".bias"))
+    return getattr(getattr(module, "base_layer", module), "bias" if path.endswith(".bias") else "weight")
 
 
 def pixels(engine: DiffusersEngine, **changes: object) -> np.ndarray:

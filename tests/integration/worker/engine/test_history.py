@@ -1,6 +1,10 @@
 """However many swaps went before, and however they ended: the base is the base, bit by bit."""
 
+import hashlib
+import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -9,7 +13,17 @@ import pytest
 import torch
 
 from tests import adapter_files as files
+from tests.adapter_kinds import Maker, spelled
 from tests.integration.worker.engine.conftest import activation, open_engine, params, picture
+from tests.integration.worker.engine.test_kinds import (
+    IN_KERNELS,
+    KERNELS,
+    KINDS,
+    LINEAR,
+    NORMS,
+    made_for,
+    named,
+)
 from tests.integration.worker.engine.test_merged_weights import everything, weights_of
 from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import AdapterFault, BaseDamaged, Interrupted
@@ -37,27 +51,36 @@ def failing_at(call: int, error: type[BaseException] = Broken) -> Callable[..., 
 
 
 @pytest.fixture(scope="module")
-def adapters(opened_xl: DiffusersEngine, tmp_path_factory: pytest.TempPathFactory) -> list[CanonicalAdapter]:
+def adapter_paths(opened_xl: DiffusersEngine, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four LoRAs of several ranks; a file of each other kind; learned words."""
     folder = tmp_path_factory.mktemp("adapters")
     pipeline = opened_xl._pipeline
     targets = everything(opened_xl) + files.convolutions(pipeline)
-    return [
-        opened_xl.ingest(
-            files.write(
-                folder / f"{seed}.safetensors",
-                files.peft(
-                    files.random_layers(
-                        pipeline,
-                        random.Random(seed).sample(targets, 40),  # noqa: S311
-                        rank=lambda n: 2 + n % 3,
-                        seed=seed,
-                        size=0.1,
-                    )
-                ),
+    contents = [
+        files.peft(
+            files.random_layers(
+                pipeline,
+                random.Random(seed).sample(targets, 40),  # noqa: S311
+                rank=lambda n: 2 + n % 3,
+                seed=seed,
+                size=0.1,
             )
         )
         for seed in range(4)
     ]
+    for seed, (kind, make) in enumerate(KINDS.items()):
+        paths = KERNELS if kind in IN_KERNELS else LINEAR + KERNELS
+        layers = made_for(opened_xl, make, [("unet", path) for path in paths], Maker(seed, size=0.15))
+        contents.append(spelled({named(*target): made for target, made in layers.items()}))
+    norms = made_for(opened_xl, Maker.norm, [("unet", path) for path in NORMS])
+    contents.append(spelled({named(*target): made for target, made in norms.items()}))
+    contents.append({"clip_l": torch.randn(2, 32), "clip_g": torch.randn(2, 32)})
+    return [files.write(folder / f"{number}.safetensors", content) for number, content in enumerate(contents)]
+
+
+@pytest.fixture(scope="module")
+def adapters(opened_xl: DiffusersEngine, adapter_paths: list[Path]) -> list[CanonicalAdapter]:
+    return [opened_xl.ingest(path) for path in adapter_paths]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +92,12 @@ def broken_files(opened_xl: DiffusersEngine, tmp_path_factory: pytest.TempPathFa
     whole = files.write(folder / "whole.safetensors", files.peft(layers))
     truncated = folder / "truncated.safetensors"
     truncated.write_bytes(whole.read_bytes()[:-100])
+    made = made_for(opened_xl, KINDS["LoHa"], [("unet", path) for path in KERNELS])
+    loha = spelled({named(*target): layer for target, layer in made.items()})
+    key = next(key for key in loha if key.endswith("hada_w2_b"))
     return [
+        files.write(folder / "infinite.safetensors", loha | {key: loha[key] / 0}),
+        files.write(folder / "half.safetensors", {k: t for k, t in loha.items() if k != key}),
         files.write(folder / "nan.safetensors", files.peft(files.with_factor(layers, 4, up=poisoned))),
         truncated,
         files.write(
@@ -83,40 +111,74 @@ def broken_files(opened_xl: DiffusersEngine, tmp_path_factory: pytest.TempPathFa
     ]
 
 
-def test_a_hundred_swaps_some_broken_leave_the_base_and_every_picture_as_in_a_fresh_engine(
-    xl: DiffusersEngine, xl_folder: Path, adapters: list[CanonicalAdapter], broken_files: list[Path]
+Wanted = list[tuple[int, float]]
+
+IN_A_FRESH_PROCESS = """
+import hashlib, json, sys
+from pathlib import Path
+from tests.integration.worker.engine.conftest import activation, open_engine, picture
+folder, paths, mixes = json.loads(sys.argv[1])
+engine = open_engine(Path(folder))
+adapters = [engine.ingest(Path(path)) for path in paths]
+for wanted in mixes:
+    engine.activate([activation(adapters[number], strength) for number, strength in wanted])
+    print(hashlib.sha256(picture(engine, prompt="a <s0> circle")).hexdigest())
+    engine.activate([])
+"""
+
+
+def drawn_in_a_fresh_process(folder: Path, paths: list[Path], mixes: list[Wanted]) -> list[str]:
+    argument = json.dumps([str(folder), [str(path) for path in paths], mixes])
+    output = subprocess.run(
+        [sys.executable, "-c", IN_A_FRESH_PROCESS, argument], check=True, capture_output=True, text=True
+    ).stdout
+    return output.split()
+
+
+def some(chance: random.Random, count: int) -> Wanted:
+    numbers = chance.sample(range(count), chance.randint(0, 3))
+    return [(number, chance.choice([0.5, 1.0, -0.7])) for number in numbers]
+
+
+def test_a_thousand_swaps_some_broken_leave_the_base_and_every_picture_as_in_a_fresh_process(
+    xl: DiffusersEngine,
+    xl_folder: Path,
+    adapter_paths: list[Path],
+    adapters: list[CanonicalAdapter],
+    broken_files: list[Path],
 ) -> None:
     chance = random.Random(11)  # noqa: S311
     base = weights_of(xl)
     bare = picture(xl)
-    last: list[tuple[int, float]] = []
-    for _ in range(100):
-        wanted = [
-            (number, chance.choice([0.5, 1.0, -0.7]))
-            for number in chance.sample(range(4), chance.randint(0, 3))
-        ]
-        activations = [activation(adapters[number], strength) for number, strength in wanted]
+    last: Wanted = []
+    drawn: list[tuple[Wanted, str]] = []
+    for number in range(1000):
+        wanted = some(chance, len(adapters))
+        activations = [activation(adapters[each], strength) for each, strength in wanted]
         match chance.randint(0, 9):
             case 0 | 1:
                 with pytest.raises(AdapterFault):
                     xl.ingest(chance.choice(broken_files))
             case 2 | 3:
                 error = chance.choice([Broken, KeyboardInterrupt, MemoryError])
-                with mock.patch(COPY, failing_at(chance.randint(0, 12), error)):
+                with mock.patch(COPY, failing_at(chance.randint(0, 60), error)):
                     try:
                         xl.activate(activations)
                     except error:
                         wanted = []
                 last = wanted
-            case 4:
+            case 4 if number % 10 == 0:
                 with pytest.raises(Interrupted):
-                    xl.generate(params(), _stop)
+                    xl.generate(params(prompt="<s1>"), _stop)
             case _:
                 xl.activate(activations)
                 last = wanted
-    fresh = open_engine(xl_folder)
-    fresh.activate([activation(adapters[number], strength) for number, strength in last])
-    assert picture(xl) == picture(fresh)
+        if number % 125 == 0:
+            picked = hashlib.sha256(picture(xl, prompt="a <s0> circle")).hexdigest()
+            drawn.append((last, picked))
+    mixes = [wanted for wanted, _ in drawn]
+    assert len({digest for _, digest in drawn}) > 4
+    assert drawn_in_a_fresh_process(xl_folder, adapter_paths, mixes) == [digest for _, digest in drawn]
     xl.activate([])
     assert picture(xl) == bare
     assert all(torch.equal(weight, base[name]) for name, weight in weights_of(xl).items())
@@ -135,7 +197,7 @@ def test_a_swap_that_fails_anywhere_leaves_the_bare_base(
     xl.activate([activation(adapters[0])])
     # one write for each weight, so that there is a 100th
     with (
-        mock.patch.object(xl._swap._weights, "_batch_bytes", 1),
+        mock.patch.object(xl._swap._weights._merged, "_batch_bytes", 1),
         mock.patch(COPY, failing_at(call, error)),
         pytest.raises(error),
     ):

@@ -2,61 +2,115 @@
 
 import json
 import pickle
-import struct
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests import adapter_files as files
-from tests.integration.worker.engine.conftest import picture
-from tests.integration.worker.engine.test_merged_weights import everything
-from worker.engine.contract import AdapterFault
+from tests.integration.worker.engine.hostile import (
+    assert_refused,
+    entry,
+    good,
+    memory_stays_bounded,
+    raw_file,
+)
 from worker.engine.diffusers_engine import DiffusersEngine
 
-Tensors = dict[str, Tensor]
+A, B = "a.lora_A.weight", "a.lora_B.weight"
+ONE = json.dumps(entry(0, 4, [1]))
+ZEROS = b"\0" * 4
 
-
-def raw_file(header: object, data: bytes = b"", length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-def entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-
+BROKEN = "not a whole safetensors file"
+LONG = "its header takes"
+SHORT = "ends before its header"
 
 CONTENTS: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "ends before its header"),
-    "a few bytes": (b"\x08\x00\x00", "ends before its header"),
-    "pickle": (pickle.dumps({"lora": 1}, protocol=2), "pickled"),
-    "zipped pickle": (b"PK\x03\x04" + b"\0" * 64, "pickled"),
-    "text": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "safetensors"),
-    "huge header": (raw_file({}, length=10 << 30), "ends before its header"),
-    "long header": (raw_file(b" " * ((8 << 20) + 1)), "header takes"),
-    "no json": (raw_file(b"{" * 64), "safetensors"),
-    "deep json": (raw_file(b'{"a":' * 5000), "safetensors"),
+    "empty": (b"", SHORT),
+    "a few bytes": (b"\x08\x00\x00", SHORT),
+    "text": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", BROKEN),
+    "header length of 2^64 - 1": (b"\xff" * 8 + b"{}", SHORT),
+    "header length of 2^63": (b"\0" * 7 + b"\x80" + b"{}", SHORT),
+    "huge header": (raw_file({}, length=10 << 30), SHORT),
+    "header longer than the file by one": (raw_file({}, length=3), SHORT),
+    "long header": (raw_file(b" " * ((8 << 20) + 1)), LONG),
+    "empty header": (raw_file(b""), BROKEN),
+    "no json": (raw_file(b"{" * 64), BROKEN),
+    "deep json": (raw_file(b'{"a":' * 5000), BROKEN),
+    "deep lists": (raw_file(b'{"a":' + b"[" * 100_000), BROKEN),
+    "a list": (raw_file([1]), BROKEN),
+    "a number": (raw_file(b"1"), BROKEN),
+    "null": (raw_file(b"null"), BROKEN),
+    "trailing comma": (raw_file(f'{{"{A}":{ONE},}}'.encode(), ZEROS), BROKEN),
+    "more after the json": (raw_file(f'{{"{A}":{ONE}}}xx'.encode(), ZEROS), BROKEN),
+    "byte order mark": (raw_file(b"\xef\xbb\xbf{}"), BROKEN),
+    "UTF-16": (raw_file(json.dumps({A: entry(0, 4, [1])}).encode("utf-16"), ZEROS), BROKEN),
+    "no UTF-8": (raw_file(b'{"\xff":1}'), BROKEN),
+    "half a surrogate": (raw_file(f'{{"\\ud800":{ONE}}}'.encode(), ZEROS), BROKEN),
     "no tensors": (raw_file({}), "no tensors"),
-    "overlap": (
-        raw_file({"a.lora_A.weight": entry(0, 4, [1]), "a.lora_B.weight": entry(0, 4, [1])}, b"\0" * 4),
-        "safetensors",
+    "only metadata": (raw_file({"__metadata__": {"format": "pt"}}), "no tensors"),
+    "metadata of numbers": (raw_file({"__metadata__": {"a": 1}, A: entry(0, 4, [1])}, ZEROS), BROKEN),
+    "metadata twice": (raw_file(b'{"__metadata__":{"a":"1"},"__metadata__":{"a":"2"}}'), BROKEN),
+    "one key for two places": (
+        raw_file(f'{{"{A}":{ONE},"{A}":{json.dumps(entry(4, 8, [1]))}}}'.encode(), ZEROS * 2),
+        BROKEN,
     ),
-    "hole": (raw_file({"a.lora_A.weight": entry(4, 8, [1])}, b"\0" * 8), "safetensors"),
-    "out of bounds": (raw_file({"a.lora_A.weight": entry(0, 1 << 40, [1 << 38])}, b"\0" * 8), "safetensors"),
-    "shape of another size": (raw_file({"a.lora_A.weight": entry(0, 4, [9])}, b"\0" * 4), "safetensors"),
-    "shape that overflows": (
-        raw_file({"a.lora_A.weight": entry(0, 4, [1 << 62, 1 << 62])}, b"\0" * 4),
-        "safetensors",
+    "one key twice": (raw_file(f'{{"{A}":{ONE},"{A}":{ONE}}}'.encode(), ZEROS), "no up factor"),
+    "overlap": (raw_file({A: entry(0, 4, [1]), B: entry(0, 4, [1])}, ZEROS), BROKEN),
+    "overlap in part": (raw_file({A: entry(0, 8, [2]), B: entry(4, 12, [2])}, ZEROS * 3), BROKEN),
+    "hole at the start": (raw_file({A: entry(4, 8, [1])}, ZEROS * 2), BROKEN),
+    "hole in the middle": (raw_file({A: entry(0, 4, [1]), B: entry(8, 12, [1])}, ZEROS * 3), BROKEN),
+    "out of bounds": (raw_file({A: entry(0, 1 << 40, [1 << 38])}, ZEROS * 2), BROKEN),
+    "end before start": (raw_file({A: entry(4, 0, [1])}, ZEROS), BROKEN),
+    "negative offset": (raw_file({A: entry(-4, 0, [1])}, ZEROS), BROKEN),
+    "three offsets": (raw_file({A: {**entry(0, 4, [1]), "data_offsets": [0, 2, 4]}}, ZEROS), BROKEN),
+    "no offsets": (raw_file({A: {"dtype": "F32", "shape": [1]}}, ZEROS), BROKEN),
+    "shape of another size": (raw_file({A: entry(0, 4, [9])}, ZEROS), BROKEN),
+    "shape that overflows": (raw_file({A: entry(0, 4, [1 << 62, 1 << 62])}, ZEROS), BROKEN),
+    "negative shape": (raw_file({A: entry(0, 4, [-1])}, ZEROS), BROKEN),
+    "two negative sizes": (raw_file({A: entry(0, 4, [-1, -1])}, ZEROS), BROKEN),
+    "shape of fractions": (raw_file({A: entry(0, 4, [1.0])}, ZEROS), BROKEN),
+    "shape of text": (raw_file({A: entry(0, 4, ["1"])}, ZEROS), BROKEN),
+    "no shape": (raw_file({A: {"dtype": "F32", "shape": None, "data_offsets": [0, 4]}}, ZEROS), BROKEN),
+    "shape beyond 64 bits": (raw_file({A: entry(0, 4, [10**30])}, ZEROS), BROKEN),
+    "zero times much": (raw_file({A: entry(0, 0, [0, 1 << 40])}), "no up factor"),
+    "many dimensions": (
+        raw_file({A: entry(0, 4, [1] * 5000), B: entry(4, 8, [1] * 5000)}, ZEROS * 2),
+        "made for another base",
     ),
-    "bytes after the end": (raw_file({"a.lora_A.weight": entry(0, 4, [1])}, b"\0" * 9), "safetensors"),
-    "integers": (raw_file({"a.lora_A.weight": entry(0, 4, [1], "I32")}, b"\0" * 4), "holds I32"),
+    "bytes after the end": (raw_file({A: entry(0, 4, [1])}, ZEROS + b"\0"), BROKEN),
+    "a zip after the end": (raw_file({A: entry(0, 4, [1])}, ZEROS + b"PK\x05\x06" + b"\0" * 18), BROKEN),
+    "integers": (raw_file({A: entry(0, 4, [1], "I32")}, ZEROS), "holds I32"),
+    "booleans": (raw_file({A: entry(0, 4, [4], "BOOL")}, ZEROS), "holds BOOL"),
+    "eight bits": (raw_file({A: entry(0, 4, [4], "F8_E4M3")}, ZEROS), "holds F8_E4M3"),
+    "a number format that there is not": (raw_file({A: entry(0, 4, [1], "F33")}, ZEROS), BROKEN),
     "many tensors": (
         raw_file({f"{i}.lora_A.weight": entry(0, 0, [0]) for i in range(20_001)}),
         "20001 tensors",
     ),
+    "an endless key": (raw_file({"x" * 1_000_000: entry(0, 4, [1])}, ZEROS), "not an adapter"),
+    "an endless key of integers": (raw_file({"x" * 1_000_000: entry(0, 4, [1], "I8")}, ZEROS), BROKEN),
+    "an endless key out of place": (raw_file({"x" * 1_000_000: entry(4, 8, [1])}, ZEROS * 2), BROKEN),
+    "a zip": (b"PK\x03\x04" + b"\0" * 64, "pickled"),
+    "a PDF": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", BROKEN),
+    "a page": (b"<!DOCTYPE html><html><body>404</body></html>", BROKEN),
+    "an answer in JSON": (b'{"error": "Entry not found"}', BROKEN),
+    "a program": (b"\x7fELF\x02\x01\x01" + b"\0" * 64, BROKEN),
+    "a script": (b"#!/bin/sh\ntouch canary\n", BROKEN),
+    "GGUF": (b"GGUF\x03\0\0\0" + b"\0" * 64, BROKEN),
+    "an array of numpy": (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'}", BROKEN),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, BROKEN),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + b"\0" * 64, BROKEN),
+    "gzip": (b"\x1f\x8b\x08\0" + b"\0" * 64, BROKEN),
+    "zeros": (b"\0" * 4096, BROKEN),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded() -> Iterator[None]:
+    with memory_stays_bounded():
+        yield
 
 
 @pytest.mark.parametrize("name", CONTENTS)
@@ -64,152 +118,78 @@ def test_a_file_that_is_no_adapter(xl: DiffusersEngine, tmp_path: Path, name: st
     content, message = CONTENTS[name]
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(content)
-    with pytest.raises(AdapterFault, match=message):
-        xl.ingest(path)
+    assert_refused(xl, path, message)
 
 
-def good(engine: DiffusersEngine) -> Tensors:
-    return files.peft(files.random_layers(engine._pipeline, everything(engine)[:4]))
+def test_a_header_of_a_gigabyte_that_is_really_there(xl: DiffusersEngine, tmp_path: Path) -> None:
+    path = tmp_path / "adapter.safetensors"
+    with path.open("wb") as file:
+        file.write(raw_file(b"", length=1 << 30))
+        file.truncate((1 << 30) + 8)
+    assert_refused(xl, path, LONG)
 
 
-def renamed(tensors: Tensors, old: str, new: str) -> Tensors:
-    return {key.replace(old, new): tensor for key, tensor in tensors.items()}
-
-
-def replaced(tensors: Tensors, change: Callable[[Tensor], Tensor], end: str = "lora_B.weight") -> Tensors:
-    key = next(key for key in tensors if key.endswith(end))
-    return tensors | {key: change(tensors[key])}
-
-
-def poisoned(value: float) -> Callable[[Tensors], Tensors]:
-    def poison(tensor: Tensor) -> Tensor:
-        bad = tensor.clone()
-        bad[-1, -1] = value
-        return bad
-
-    return lambda tensors: replaced(tensors, poison)
-
-
-def kohya(tensors: Tensors, end: str, value: Tensor) -> Tensors:
-    """The same in Kohya's spelling, with one key more for each layer."""
-    downs = {
-        "lora_unet_" + key.removeprefix("unet.").removesuffix(".lora_A.weight").replace(".", "_"): tensor
-        for key, tensor in tensors.items()
-        if "lora_A" in key
+@pytest.mark.parametrize(
+    "cut", ["in the length", "after the length", "in the header", "after it", "in a tensor"]
+)
+def test_a_file_that_ends_too_early(xl: DiffusersEngine, tmp_path: Path, cut: str) -> None:
+    path = files.write(tmp_path / "adapter.safetensors", good(xl))
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    ends = {
+        "in the length": 5,
+        "after the length": 8,
+        "in the header": 8 + length // 2,
+        "after it": 8 + length,
+        "in a tensor": len(whole) - 1,
     }
-    ups = [tensor for key, tensor in tensors.items() if "lora_B" in key]
-    respelt = {}
-    for (name, down), up in zip(downs.items(), ups, strict=True):
-        respelt |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.{end}": value}
-    return respelt
+    path.write_bytes(whole[: ends[cut]])
+    assert_refused(xl, path, BROKEN)
 
 
-ONE = torch.ones(1)
+class Canary:
+    """An object whose unpickling leaves a file."""
 
-CHANGES: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
-    "NaN": (poisoned(torch.nan), "NaN"),
-    "infinity": (poisoned(torch.inf), "NaN or infinity"),
-    "wrong shape": (lambda t: replaced(t, lambda up: up[:-1]), "do not fit"),
-    "wrong inner rank": (lambda t: replaced(t, lambda up: up[:, :-1]), "do not fit"),
-    "rank 0": (lambda t: replaced(t, lambda down: down[:0], "lora_A.weight"), "rank 0"),
-    "rank bomb": (lambda t: replaced(t, lambda d: d.new_zeros(513, d.shape[1]), "lora_A.weight"), "rank 513"),
-    "scalar": (lambda t: replaced(t, lambda _: torch.tensor(1.0), "lora_A.weight"), "rank 0"),
-    "five dimensions": (lambda t: replaced(t, lambda up: up[..., None, None, None]), "do not fit"),
-    "unknown layer": (
-        lambda t: renamed(t, "down_blocks.1", "down_blocks.9"),
-        "4 of its 4 layers do not exist",
-    ),
-    "another family": (lambda t: renamed(t, "unet.", "transformer."), "another kind of model"),
-    "an LLM's": (lambda t: renamed(t, "unet.", "base_model.model."), "another kind of model"),
-    "one stranger": (lambda t: t | {"unet.lora.weight": ONE}, "not the key of a LoRA factor"),
-    "down without up": (lambda t: dict(list(t.items())[:-1]), "no up factor"),
-    "up without down": (lambda t: dict(list(t.items())[1:]), "no down factor"),
-    "full checkpoint": (lambda _: {"unet.conv_in.weight": ONE}, "not a LoRA"),
-    "bias": (lambda t: t | {"unet.conv_in.lora_B.bias": ONE}, "LoRA with a bias"),
-    "PEFT DoRA": (lambda t: t | {"unet.conv_in.lora_magnitude_vector": ONE}, "DoRA"),
-    "Kohya DoRA": (lambda t: kohya(t, "dora_scale", ONE), "DoRA"),
-    "LoHa": (lambda _: {"lora_unet_conv_in.hada_w1_a": ONE}, "LoHa"),
-    "LoKr": (lambda _: {"lora_unet_conv_in.lokr_w1": ONE}, "LoKr"),
-    "middle factor": (lambda t: kohya(t, "lora_mid.weight", ONE), "middle factor"),
-    "full difference": (lambda t: kohya(t, "diff_b", ONE), "full differences"),
-    "embeddings": (lambda _: {"clip_l": ONE, "clip_g": ONE}, "textual-inversion embeddings"),
-    "bundled embeddings": (lambda t: t | {"bundle_emb.x.string_to_param": ONE}, "embeddings"),
-    "alpha NaN": (lambda t: kohya(t, "alpha", torch.tensor(torch.nan)), "its alpha is nan"),
-    "alpha of many": (lambda t: kohya(t, "alpha", torch.ones(3)), "no known format"),
-    "two namings": (
-        lambda t: (
-            kohya(t, "alpha", torch.tensor(1.0))
-            | {
-                "lora_unet_input_blocks_4_1_proj_in.lora_down.weight": ONE,
-                "lora_unet_input_blocks_4_1_proj_in.lora_up.weight": ONE,
-            }
-        ),
-        "mix formats",
-    ),
-    "two formats": (lambda t: t | kohya(t, "alpha", torch.tensor(1.0)), "another kind of model"),
-    "Kohya without up": (
-        lambda t: dict(list(kohya(t, "alpha", torch.tensor(1.0)).items())[:1]),
-        "no known format",
-    ),
-    "block number of letters": (
-        lambda _: {"lora_unet_input_blocks_x_1_proj_in.lora_down.weight": ONE},
-        "no known format",
-    ),
-}
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self._path,))
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_an_adapter_that_is_wrong_somewhere(xl: DiffusersEngine, tmp_path: Path, name: str) -> None:
-    change, message = CHANGES[name]
-    path = files.write(tmp_path / "adapter.safetensors", change(good(xl)))
-    with pytest.raises(AdapterFault, match=message):
-        xl.ingest(path)
+@pytest.mark.parametrize("form", [*range(pickle.HIGHEST_PROTOCOL + 1), "torch", "torch, old"])
+def test_a_pickle_is_never_opened(xl: DiffusersEngine, tmp_path: Path, form: int | str) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "adapter.safetensors"
+    content = {"unet.a.lora_A.weight": Canary(canary)}
+    if isinstance(form, int):
+        path.write_bytes(pickle.dumps(content, protocol=form))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
+    assert_refused(xl, path, "pickled" if form not in (0, 1) else BROKEN)
+    assert not canary.exists()
 
 
-CONFIGS: dict[str, tuple[str, str]] = {
-    "no json": ("{", "is broken"),
-    "no object": ("[1]", "is broken"),
-    "deep": ('{"unet.r": ' + "[" * 100_000, "is broken"),
-    "another rank": ('{"unet.r": 16, "unet.lora_alpha": 16}', "rank 4, the file's config says 16"),
-    "infinite alpha": ('{"unet.r": 4, "unet.lora_alpha": 1e999}', "is broken"),
-    "text for a number": ('{"unet.r": "4"}', "is broken"),
-    "DoRA": ('{"unet.r": 4, "unet.use_dora": true}', "DoRA"),
-    "changes the base": ('{"unet.r": 4, "unet.init_lora_weights": "pissa"}', "init_lora_weights"),
-    "regular expression": ('{"unet.r": 4, "unet.alpha_pattern": {"(a+)+$": 1}}', "not a module name"),
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_that_is_wrong(xl: DiffusersEngine, tmp_path: Path, name: str) -> None:
-    config, message = CONFIGS[name]
-    path = files.write(tmp_path / "adapter.safetensors", good(xl), {"lora_adapter_metadata": config})
-    with pytest.raises(AdapterFault, match=message):
-        xl.ingest(path)
-
-
-def test_alpha_by_key_and_by_config(xl: DiffusersEngine, tmp_path: Path) -> None:
-    path = files.write(
-        tmp_path / "adapter.safetensors",
-        kohya(good(xl), "alpha", torch.tensor(1.0)),
-        {"lora_adapter_metadata": '{"unet.r": 4}'},
-    )
-    with pytest.raises(AdapterFault, match="given twice"):
-        xl.ingest(path)
-
-
-def test_an_adapter_of_sd_is_not_taken_for_one_of_sdxl(
-    sd: DiffusersEngine, xl: DiffusersEngine, tmp_path: Path
-) -> None:
-    layers = files.random_layers(sd._pipeline, files.linears(sd._pipeline, "unet"))
-    path = files.write(tmp_path / "adapter.safetensors", files.peft(layers))
-    sd.ingest(path)
-    with pytest.raises(AdapterFault, match="another base"):
-        xl.ingest(path)
-
-
-def test_after_a_refusal_the_picture_is_the_same(xl: DiffusersEngine, tmp_path: Path) -> None:
-    before = picture(xl)
-    path = files.write(tmp_path / "adapter.safetensors", poisoned(torch.nan)(good(xl)))
-    with pytest.raises(AdapterFault):
-        xl.ingest(path)
-    assert picture(xl) == before
+@pytest.mark.parametrize(
+    "key",
+    [
+        "../../../etc/passwd.lora_A.weight",
+        "/etc/passwd",
+        "unet.\0.lora_A.weight",
+        "unet.__class__.__init__.lora_A.weight",
+        "únet.été.lora_A.weight",
+        "unet.\u202e\u2066.lora_A.weight",
+        "unet.a\r\nSet-Cookie: x=1.lora_A.weight",
+        "unet." + "a." * 5000 + "lora_A.weight",
+        "lora_unet_" + "input_blocks_9999999999_1_" * 3 + "proj_in.lora_down.weight",
+        ".lora_A.weight",
+        "lora_A.weight",
+        "",
+    ],
+)
+def test_names_that_mean_mischief(xl: DiffusersEngine, tmp_path: Path, key: str) -> None:
+    other = key.replace("lora_A", "lora_B").replace("lora_down", "lora_up")
+    header = {key: entry(0, 4, [1, 1])}
+    header |= {other: entry(4, 8, [1, 1])} if other != key else {}
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(raw_file(header, ZEROS * len(header)))
+    assert_refused(xl, path, "made for another|not an adapter|no known format")

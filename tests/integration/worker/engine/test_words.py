@@ -1,0 +1,160 @@
+"""Learned words: known to prompts while their adapter is active, as diffusers' textual inversion does it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
+
+from tests import adapter_files as files
+from tests.integration.worker.engine.conftest import activation, params, picture
+from tests.integration.worker.engine.test_equals_diffusers import (
+    TOLERANCE,
+    attention_only,
+    pixels,
+    reference_pixels,
+)
+from worker.engine.contract import AdapterFault, Interrupted
+from worker.engine.diffusers_engine import DiffusersEngine
+
+WIDTH = 32
+
+
+def vectors(count: int, seed: int = 0) -> Tensor:
+    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def lora(engine: DiffusersEngine) -> dict[str, Tensor]:
+    return files.peft(files.random_layers(engine._pipeline, attention_only(engine._pipeline)))
+
+
+PIVOTAL = {"clip_l": vectors(2), "clip_g": vectors(2, 1)}
+
+FORMS: dict[str, tuple[Mapping[str, Tensor], str, list[str]]] = {
+    "pivotal": (PIVOTAL, "a drawing in the style of <s0><s1>", ["<s0>", "<s1>"]),
+    "pivotal, by position": (
+        {"text_encoders_0": vectors(2), "text_encoders_1": vectors(2, 1)},
+        "a <s1> and <s0> circle",
+        ["<s0>", "<s1>"],
+    ),
+    "a bundle of one vector": (
+        {"bundle_emb.my-style.clip_l": vectors(1)[0], "bundle_emb.my-style.clip_g": vectors(1, 1)},
+        "a circle, my-style",
+        ["my-style"],
+    ),
+    "a bundle of several vectors": (
+        {"bundle_emb.mine.clip_l": vectors(3), "bundle_emb.mine.clip_g": vectors(3, 1)},
+        "a mine circle",
+        ["mine"],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_picture_of_diffusers_textual_inversion(
+    xl: DiffusersEngine, reference: StableDiffusionXLPipeline, tmp_path: Path, form: str
+) -> None:
+    rows, prompt, tokens = FORMS[form]
+    path = files.write(tmp_path / "a.safetensors", {**lora(xl), **rows})
+    xl.activate([activation(xl.ingest(path))])
+    ours = pixels(xl, params(prompt=prompt))
+
+    reference.load_lora_weights(files.write(tmp_path / "lora.safetensors", lora(xl)))
+    reference.fuse_lora(components=["unet"])
+    for encoder, tokenizer, values in zip(
+        (reference.text_encoder, reference.text_encoder_2),
+        (reference.tokenizer, reference.tokenizer_2),
+        rows.values(),
+        strict=True,
+    ):
+        embeddings = [each[None] for each in values] if len(tokens) > 1 else [values]
+        for token, embedding in zip(tokens, embeddings, strict=True):
+            reference.load_textual_inversion(embedding, token, tokenizer=tokenizer, text_encoder=encoder)
+    theirs = reference_pixels(reference, params(prompt=prompt))
+    assert np.abs(ours - theirs).max() <= TOLERANCE
+
+    xl.activate([])
+    assert np.abs(pixels(xl, params(prompt=prompt)) - theirs).max() > 10 * TOLERANCE, "the words did nothing"
+
+
+def test_words_alone_are_an_adapter_too(xl: DiffusersEngine, tmp_path: Path) -> None:
+    adapter = xl.ingest(files.write(tmp_path / "embeddings.safetensors", PIVOTAL))
+    before = picture(xl, prompt="<s0>")
+    xl.activate([activation(adapter)])
+    assert picture(xl, prompt="<s0>") != before
+    xl.activate([])
+    assert picture(xl, prompt="<s0>") == before
+
+
+def test_words_are_gone_after_their_job_however_it_ends(xl: DiffusersEngine, tmp_path: Path) -> None:
+    pipeline = xl._pipeline
+    own = [pipeline.tokenizer, pipeline.tokenizer_2, pipeline.text_encoder.get_input_embeddings()]
+    sizes = [len(pipeline.tokenizer), len(pipeline.tokenizer_2)]
+    before = picture(xl, prompt="<s0>")
+
+    def stop(done: int, total: int) -> None:
+        raise Interrupted
+
+    xl.activate([activation(xl.ingest(files.write(tmp_path / "a.safetensors", PIVOTAL)))])
+    with pytest.raises(Interrupted):
+        xl.generate(params(prompt="<s0>"), stop)
+    assert all(
+        ours is own_one
+        for ours, own_one in zip(
+            [pipeline.tokenizer, pipeline.tokenizer_2, pipeline.text_encoder.get_input_embeddings()],
+            own,
+            strict=True,
+        )
+    )
+    assert [len(pipeline.tokenizer), len(pipeline.tokenizer_2)] == sizes
+    xl.activate([])
+    assert picture(xl, prompt="<s0>") == before
+
+
+def test_two_adapters_with_one_word_are_refused(xl: DiffusersEngine, tmp_path: Path) -> None:
+    first = xl.ingest(files.write(tmp_path / "1.safetensors", PIVOTAL))
+    second = xl.ingest(files.write(tmp_path / "2.safetensors", {**lora(xl), **PIVOTAL}))
+    with pytest.raises(AdapterFault, match="<s0>"):
+        xl.activate([activation(first), activation(second)])
+    xl.activate([activation(first), activation(first)])
+    xl.activate([])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"clip_l": vectors(2)}, "text encoders are"),
+        ({"clip_l": vectors(2), "clip_g": vectors(3)}, "same vectors everywhere"),
+        ({"clip_l": torch.ones(2, 7), "clip_g": torch.ones(2, 7)}, "7 numbers"),
+        ({"clip_l": torch.ones(2, 2, 2), "clip_g": vectors(2)}, "vectors of shape"),
+        ({"clip_l": torch.ones(0, WIDTH), "clip_g": torch.ones(0, WIDTH)}, "vectors of shape"),
+        ({"clip_l": torch.ones(99, WIDTH), "clip_g": torch.ones(99, WIDTH)}, "vectors of shape"),
+        ({"clip_l": vectors(1) * torch.nan, "clip_g": vectors(1)}, "NaN"),
+        ({"bundle_emb.a.clip_l": vectors(1), "bundle_emb.a.clip_g": vectors(1)}, "base's own"),
+        (
+            {"bundle_emb.<|endoftext|>.clip_l": vectors(1), "bundle_emb.<|endoftext|>.clip_g": vectors(1)},
+            "own",
+        ),
+        ({"bundle_emb.two words.clip_l": vectors(1)}, "printable"),
+        ({"bundle_emb.w\n.clip_l": vectors(1)}, "printable"),
+        ({f"bundle_emb.{'w' * 65}.clip_l": vectors(1)}, "printable"),
+        ({"bundle_emb.w.clip_l": vectors(2), "bundle_emb.w_1.clip_l": vectors(1)}, "two of them"),
+    ],
+)
+def test_words_that_cannot_be_learned_are_refused(
+    xl: DiffusersEngine, tmp_path: Path, rows: Mapping[str, Tensor], message: str
+) -> None:
+    with pytest.raises(AdapterFault, match=message):
+        xl.ingest(files.write(tmp_path / "a.safetensors", {**lora(xl), **rows}))
+
+
+def test_sd_learns_words_too(sd: DiffusersEngine, tmp_path: Path) -> None:
+    rows = {"bundle_emb.mine.string_to_param.*": vectors(2)}
+    before = picture(sd, prompt="a mine circle")
+    sd.activate([activation(sd.ingest(files.write(tmp_path / "a.safetensors", rows)))])
+    assert picture(sd, prompt="a mine circle") != before
+    sd.activate([])
+    assert picture(sd, prompt="a mine circle") == before
