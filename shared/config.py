@@ -81,6 +81,7 @@ class WorkerConfig:
     Attributes:
         device: a torch device, or `auto`.
         dtype: `float32`, `float16`, `bfloat16`, or `auto`: bfloat16 on CUDA, float32 on CPU.
+        compiled: compile the denoiser at the start.
         probe_port: where health, readiness and metrics are served; 0 picks a free port.
         max_adapter_bytes: larger weight files are refused.
         disk_folder: where downloaded adapters are kept; None: beside huggingface_hub's own store.
@@ -96,6 +97,7 @@ class WorkerConfig:
     base: RepoId
     device: str
     dtype: str
+    compiled: bool
     host: str
     probe_port: int
     max_adapter_bytes: int
@@ -138,6 +140,7 @@ def worker_config(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
         base=_read(environ, "WARMBASE_BASE", None, _repo),
         device=environ.get("WARMBASE_DEVICE", "auto"),
         dtype=_read(environ, "WARMBASE_DTYPE", "auto", _one_of("auto", "float32", "float16", "bfloat16")),
+        compiled=_read(environ, "WARMBASE_COMPILE", "off", _one_of("off", "on")) == "on",
         host=environ.get("WARMBASE_HOST", "127.0.0.1"),
         probe_port=_read(environ, "WARMBASE_PROBE_PORT", 0, _port),
         max_adapter_bytes=_read(environ, "WARMBASE_MAX_ADAPTER_BYTES", 4 << 30, _count),

@@ -20,6 +20,7 @@ class WorkerInfo:
         base_revision: commit of the warm base.
         pipeline_class: the diffusers class of the base, as in its model_index.json.
         default_width: what the base draws when a request leaves that open, as do height and steps.
+        adapters: `merged` into the weights, or `unmerged` beside those that cannot be rewritten.
     """
 
     id: WorkerId
@@ -31,6 +32,7 @@ class WorkerInfo:
     default_width: int
     default_height: int
     default_steps: int
+    adapters: str = "merged"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,23 +8,22 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from tests.tiny_tokenizers import clip_tokenizer
 
 Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
-
-START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def tiny_xl(seed: int = 0) -> StableDiffusionXLPipeline:
     torch.manual_seed(seed)
-    encoder = _encoder_config(projection_dim=32)
+    encoder = encoder_config(projection_dim=32)
     return StableDiffusionXLPipeline(
-        vae=_vae(),
+        vae=kl_vae(),
         text_encoder=CLIPTextModel(encoder).eval(),
         text_encoder_2=CLIPTextModelWithProjection(encoder).eval(),
-        tokenizer=_tokenizer(),
-        tokenizer_2=_tokenizer(),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
         unet=UNet2DConditionModel(
             sample_size=16,
             block_out_channels=(32, 64),
@@ -49,9 +48,9 @@ def tiny_xl(seed: int = 0) -> StableDiffusionXLPipeline:
 def tiny_sd(seed: int = 0) -> StableDiffusionPipeline:
     torch.manual_seed(seed)
     return StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_encoder_config()).eval(),
-        tokenizer=_tokenizer(),
+        vae=kl_vae(),
+        text_encoder=CLIPTextModel(encoder_config()).eval(),
+        tokenizer=clip_tokenizer(),
         unet=UNet2DConditionModel(
             sample_size=16,
             block_out_channels=(32, 64),
@@ -75,35 +74,28 @@ def _scheduler() -> EulerDiscreteScheduler:
     )
 
 
-def _vae() -> AutoencoderKL:
+def kl_vae(levels: int = 2, **more: float) -> AutoencoderKL:
     return AutoencoderKL(
-        block_out_channels=(16, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(16, *(32,) * (levels - 1)),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
         latent_channels=4,
         norm_num_groups=8,
         sample_size=32,
+        **more,
     ).eval()
 
 
-def _encoder_config(**more: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=514,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=77,
-        bos_token_id=512,
-        eos_token_id=513,
-        pad_token_id=513,
-        **more,
-    )
-
-
-def _tokenizer() -> CLIPTokenizer:
-    alphabet = sorted(ByteLevel.alphabet())
-    pieces = [*alphabet, *(f"{byte}</w>" for byte in alphabet), START, END]
-    return CLIPTokenizer(
-        vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=77
-    )
+def encoder_config(**more: int) -> CLIPTextConfig:
+    values = {
+        "vocab_size": 514,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
+        "bos_token_id": 512,
+        "eos_token_id": 513,
+        "pad_token_id": 513,
+    }
+    return CLIPTextConfig(**values | more)

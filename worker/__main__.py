@@ -24,6 +24,7 @@ environment variables:
   WARMBASE_SECRET             opens callers' tokens; the same as the router's
   WARMBASE_DEVICE             a torch device, or auto             [auto]
   WARMBASE_DTYPE              float32, float16, bfloat16 or auto  [auto]
+  WARMBASE_COMPILE            on: compile the denoiser at start   [off]
   WARMBASE_HOST               where the probes listen             [127.0.0.1]
   WARMBASE_PROBE_PORT         their port; 0 takes a free one      [0]
   WARMBASE_MAX_ADAPTER_BYTES  larger weight files are refused     [4 GiB]

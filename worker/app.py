@@ -300,6 +300,7 @@ class WorkerApp(Generic[A]):
             default_width=info.default_width,
             default_height=info.default_height,
             default_steps=info.default_steps,
+            adapters=info.adapters,
         )
 
     def _set_stage(self, stage: str) -> None:
@@ -325,5 +326,6 @@ def load_engine(config: WorkerConfig, on_stage: Callable[[str], None]) -> Engine
         device=config.device,
         dtype=config.dtype,
         on_stage=on_stage,
+        compiled=config.compiled,
     )
     return engine

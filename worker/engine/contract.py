@@ -7,7 +7,7 @@ An engine owns one warm base. Its methods are called from one thread at a time, 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from PIL.Image import Image
 
@@ -82,7 +82,11 @@ class SwapReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseInfo:
-    """The warm base: what it is, and what it does when a request leaves a choice open."""
+    """The warm base: what it is, and what it does when a request leaves a choice open.
+
+    `adapters` says how they are applied: `merged` into the weights, or `unmerged` beside those that cannot be
+    rewritten.
+    """
 
     repo: RepoId
     revision: str
@@ -95,6 +99,7 @@ class BaseInfo:
     default_guidance_scale: float
     default_scheduler: str
     size_multiple: int
+    adapters: Literal["merged", "unmerged"] = "merged"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

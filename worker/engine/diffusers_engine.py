@@ -1,7 +1,9 @@
 """The engine on diffusers: one warm base, adapters merged into its weights, one image at a time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,29 +11,31 @@ from torch import nn
 from shared.jobs import GenerationParams
 from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import Activation, BaseDamaged, BaseInfo, Generated, StepCallback, SwapReport
-from worker.engine.drawing import Drawing, Pipeline
+from worker.engine.conversion import Conversion
+from worker.engine.drawing import Drawing
+from worker.engine.families import FAMILIES, denoiser_name
 from worker.engine.fingerprint import fingerprint
 from worker.engine.ingest import ingest
 from worker.engine.swap import Swap
 from worker.engine.targets import find_targets
 from worker.engine.tiers import pinned, raised
+from worker.engine.unmerged import AdaptableWeights
 from worker.engine.vocabulary import Vocabulary
-from worker.engine.weights import BaseWeights
-
-ADAPTABLE = ("unet", "text_encoder", "text_encoder_2")
 
 
 class DiffusersEngine:
     """One warm base. It takes the pipeline over: nothing else may touch its weights from then on."""
 
-    def __init__(self, pipeline: Pipeline, info: BaseInfo) -> None:
+    def __init__(self, pipeline: Any, info: BaseInfo) -> None:  # noqa: ANN401 - diffusers is untyped
         parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
+        adaptable = FAMILIES[info.pipeline_class].adaptable
         self._pipeline = pipeline
-        self._info = info
         self._parts = tuple(parts.values())
-        self._targets = find_targets({name: parts[name] for name in ADAPTABLE if name in parts})
         self._scheduled: Sequence[Activation[CanonicalAdapter]] = ()
-        self._swap = Swap(BaseWeights(self._targets.weights))
+        self._targets = find_targets({name: parts[name] for name in adaptable if name in parts})
+        self._info = replace(info, adapters="unmerged" if self._targets.kept else "merged")
+        self._conversion = _conversion(pipeline)
+        self._swap = Swap(AdaptableWeights(self._targets))
         self._drawing = Drawing(pipeline, info)
         self._vocabulary = Vocabulary(pipeline)
         self._fingerprint = fingerprint(self._parts)
@@ -47,10 +51,9 @@ class DiffusersEngine:
         Raises:
             AdapterFault: broken, hostile, or made for another base.
         """
-        pipeline = self._pipeline
-        adapter = ingest(path, self._targets, type(pipeline).lora_state_dict, pipeline.unet.config)
+        adapter = ingest(path, self._targets, self._conversion)
         self._vocabulary.check(adapter.words)
-        return pinned(adapter) if pipeline.device.type == "cuda" else adapter
+        return pinned(adapter) if self._pipeline.device.type == "cuda" else adapter
 
     def raise_up(self, adapter: CanonicalAdapter) -> CanonicalAdapter | None:
         """Return the adapter with its bytes on the device; None when that has no room to spare.
@@ -106,3 +109,14 @@ class DiffusersEngine:
         if not torch.equal(fingerprint(self._parts), self._fingerprint):
             self._swap.condemn()
             raise BaseDamaged("the base's weights differ from what they were at the start")
+
+
+def _conversion(pipeline: Any) -> Conversion:  # noqa: ANN401
+    denoiser = denoiser_name(pipeline)
+    module = pipeline.components[denoiser]
+    return Conversion(
+        converter=type(pipeline).lora_state_dict,
+        unet_config=module.config if denoiser == "unet" else None,
+        denoiser=denoiser,
+        children=frozenset(name for name, _ in module.named_children()),
+    )

@@ -1,21 +1,19 @@
 """One image from a pipeline, with nothing of one job left for the next."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.image_processor import VaeImageProcessor
 
 from shared.errors import InvalidRequest
 from shared.jobs import GenerationParams
 from worker.engine.contract import BaseInfo, BrokenImage, Generated, StepCallback
-from worker.engine.schedulers import Schedulers
+from worker.engine.families import FAMILIES
+from worker.engine.schedulers import Schedulers, set_steps
 
 MAX_ENLARGEMENT = 8
 """Of a base's own width and height: beyond it no base draws sense, and one request takes minutes."""
-
-Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +30,11 @@ class _Choice:
 class Drawing:
     """Draws images with one pipeline. Scheduler and generator are fresh for every image."""
 
-    def __init__(self, pipeline: Pipeline, info: BaseInfo) -> None:
+    def __init__(self, pipeline: Any, info: BaseInfo) -> None:  # noqa: ANN401 - diffusers is untyped
         self._pipeline = pipeline
         self._info = info
-        self._schedulers = Schedulers(pipeline.scheduler)
+        self._family = FAMILIES[info.pipeline_class]
+        self._schedulers = Schedulers(pipeline.scheduler, any_compatible=self._family.any_scheduler)
         self._vae_dtype = pipeline.vae.dtype
         pipeline.set_progress_bar_config(disable=True)
 
@@ -49,18 +48,18 @@ class Drawing:
         """
         choice = self._choose(params)
         self._pipeline.scheduler = self._scheduler(choice, params.timestep_spacing)
+        # not every pipeline hands the generator to its scheduler, which then takes noise from the global one
+        torch.manual_seed(params.seed)
         try:
             image = self._pipeline(
                 prompt=params.prompt,
-                # None is what a call without one gives; SDXL reads an empty text as something else
-                negative_prompt=params.negative_prompt or None,
                 width=choice.width,
                 height=choice.height,
                 num_inference_steps=choice.steps,
-                guidance_scale=choice.guidance_scale,
                 generator=torch.Generator("cpu").manual_seed(params.seed),
                 callback_on_step_end=_reporting(on_step),
                 output_type="pt",
+                **self._options(params, choice),
             ).images
         finally:
             if self._pipeline.vae.dtype != self._vae_dtype:
@@ -71,8 +70,8 @@ class Drawing:
         (picture,) = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(image))
         return Generated(
             image=picture,
-            width=choice.width,
-            height=choice.height,
+            width=picture.width,  # some families scale what is asked for to an area of their own
+            height=picture.height,
             steps=choice.steps,
             guidance_scale=choice.guidance_scale,
             scheduler=choice.scheduler,
@@ -89,6 +88,20 @@ class Drawing:
             scheduler=params.scheduler or info.default_scheduler,
         )
 
+    def _options(self, params: GenerationParams, choice: _Choice) -> dict[str, Any]:
+        """Return the arguments that are not the same for every family.
+
+        No negative prompt is left out, not given as an empty text: SDXL reads that as something else.
+        """
+        family = self._family
+        if params.negative_prompt and not family.takes_negative:
+            raise InvalidRequest(
+                "parameters.negative_prompt", f"has no effect on a {family.name}; leave it out"
+            )
+        negative = params.negative_prompt or family.no_negative
+        given = {} if negative is None else {"negative_prompt": negative}
+        return {family.guidance: choice.guidance_scale, **given, **family.options}
+
     def _size(self, side: str, wanted: int | None, default: int) -> int:
         if wanted is None:
             return default
@@ -104,7 +117,7 @@ class Drawing:
     def _scheduler(self, choice: _Choice, spacing: str | None) -> Any:  # noqa: ANN401 - diffusers is untyped
         scheduler = self._schedulers.fresh(choice.scheduler, spacing)
         try:
-            scheduler.set_timesteps(choice.steps)
+            set_steps(scheduler, choice.steps)
         except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
             raise InvalidRequest(
                 "parameters.num_inference_steps",
@@ -115,7 +128,7 @@ class Drawing:
 
 def _reporting(on_step: StepCallback) -> Any:  # noqa: ANN401 - a callback in diffusers' own shape
     def at_step_end(pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
-        on_step(step + 1, pipeline.num_timesteps)
+        on_step(step + 1, len(pipeline.scheduler.timesteps))
         return values
 
     return at_step_end

@@ -1,6 +1,7 @@
 """A number per weight that changes when any of its bits does: what the base is checked against."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,20 @@ def fingerprint(components: Iterable[nn.Module]) -> Tensor:
     sums = [
         _bits(tensor).sum(dtype=torch.int64)
         for component in components
-        for tensor in (*component.parameters(), *component.buffers())
+        for whole in (*component.parameters(), *component.buffers())
+        for tensor in _plain(whole.data)
     ]
     return torch.stack(sums).cpu()
 
 
+def _plain(tensor: Any) -> Iterable[Tensor]:  # noqa: ANN401 - a tensor's class may be a quantiser's own
+    """Return the tensors that hold the bits: several of PyTorch's own where a quantiser's one wraps them."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return (tensor,)
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _plain(getattr(tensor, name))]
+
+
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1).view(_INTEGERS[tensor.element_size()])
+    with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - torch's documented way; GGUF's has rules of its own
+        return tensor.reshape(-1).view(_INTEGERS[tensor.element_size()])

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter, Delta, Word
 from worker.engine.contract import AdapterFault, quoted
+from worker.engine.conversion import Conversion
 from worker.engine.keys import sort_keys
 from worker.engine.kinds import bias_delta, bias_parts, weight_delta
 from worker.engine.layers import Layer, read_layers
 from worker.engine.scales import LoraConfig, read_configs
-from worker.engine.spelling import Converter, spell
+from worker.engine.spelling import spell
 from worker.engine.targets import Targets
 from worker.engine.weight_file import read_weight_file
 from worker.engine.words import read_words
@@ -30,7 +31,7 @@ LARGEST_PRODUCT = 1e30
 Changes = Mapping[str, Sequence[Delta]]
 
 
-def ingest(path: Path, targets: Targets, convert: Converter, unet_config: object) -> CanonicalAdapter:
+def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAdapter:
     """Read a weight file for the base that `targets` belongs to. Reads no weight and writes none.
 
     Raises:
@@ -41,7 +42,7 @@ def ingest(path: Path, targets: Targets, convert: Converter, unet_config: object
         digest = beside.submit(lambda: hashlib.sha256(file.content).hexdigest())
         found = sort_keys(file.tensors, targets.components)
         configs = read_configs(file.metadata, targets.components)
-        respell = partial(spell, components=targets.components, convert=convert, unet_config=unet_config)
+        respell = partial(spell, components=targets.components, conversion=conversion)
         changes, unknown = _changes(read_layers(found, respell), targets, configs)
         unknown = [*unknown, *found.unknown]
         _refuse_strangers(unknown, len(changes) + len(unknown), targets.components)
@@ -80,7 +81,12 @@ def _changes(
             if name is None:
                 unknown.append(label)
             else:
-                changes[name].append(weight_delta(layer, targets.weights[name].shape, config))
+                delta = weight_delta(layer, targets.weights[name].shape, config)
+                if name in targets.kept and not delta.low_rank:
+                    raise AdapterFault(
+                        f"{label}: its weight is quantised, and only plain LoRAs are applied beside such"
+                    )
+                changes[name].append(delta)
     return changes, unknown
 
 

@@ -16,17 +16,25 @@ V = TypeVar("V")
 KOHYA = "lora_"
 """How all of Kohya's keys begin; a layer's name has underscores for dots."""
 
+UNET = "unet"
+
 _PEFT_ROOT = "base_model.model."
 _OTHER_ROOTS = ("unet.", "transformer.", "text_encoder", "diffusion_model.", "bundle_emb.", KOHYA)
 
 _PLAIN = tuple(
     f"{end}.weight"
     for end in (
-        *(".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up", "_lora.down", "_lora.up"),
-        *(".lora_linear_layer.down", ".lora_linear_layer.up"),
+        *(".lora_A", ".lora_B", ".lora_down", ".lora_up"),
+        *(
+            f"{before}lora{kind}.{factor}"
+            for before in "._"
+            for kind in ("", "1", "2", "_linear_layer")
+            for factor in ("down", "up")
+        ),
     )
 )
 _KOHYAS = (".lora_down.weight", ".lora_up.weight")
+_CONVERTED = (KOHYA, "diffusion_model.")
 
 _PART = re.compile(
     r"(?P<layer>.+)\.(?P<part>lora_mid|dora_scale|lora_magnitude_vector|lora_B\.bias|hada_w[12]_[ab]"
@@ -41,6 +49,7 @@ _OWN_WORDS = ("clip_l", "clip_g", "text_encoders_0", "text_encoders_1")
 _REFUSED = {
     "OFT": r"\.(oft_|boft_)",
     "GLoRA": r"\.[ab][12]\.weight$",
+    "Control LoRA": r"\.((query|key)_norm\.scale|norm_(added_)?[qk]\.weight)$",
     "IA3": r"\.(on_input|ia3_l(\.|$))",
     "weights that replace the base's at any strength": r"\.set_weight$",
     "weights of another shape": r"\.reshape_weight$",
@@ -107,9 +116,15 @@ def _refuse(key: str) -> None:
 
 def _rooted(entries: Mapping[str, V], components: tuple[str, ...]) -> dict[str, V]:
     """Return the entries without PEFT's own root, and all of them with a component's name."""
-    bare = {key.removeprefix(_PEFT_ROOT): value for key, value in entries.items()}
     own_roots = tuple(f"{component}." for component in components)
-    if not any(key.startswith((*_OTHER_ROOTS, *_OWN_WORDS, *own_roots)) for key in bare):
+    root = _PEFT_ROOT if components[0] == UNET else tuple(_PEFT_ROOT + own for own in own_roots)
+    bare = {
+        key.removeprefix(_PEFT_ROOT) if key.startswith(root) else key: value for key, value in entries.items()
+    }
+    # transformers' own authors name modules without a root, which is for the converter to know
+    if components[0] == UNET and not any(
+        key.startswith((*_OTHER_ROOTS, *_OWN_WORDS, *own_roots)) for key in bare
+    ):
         bare = {f"{components[0]}.{key}": value for key, value in bare.items()}
     rooted = {
         _in_pefts_words(key) if key.endswith(_KOHYAS) and key.startswith(own_roots) else key: value
@@ -129,6 +144,6 @@ def _alphas_of(plain: Mapping[str, V], parts: Mapping[str, dict[str, V]]) -> dic
     """Take the alphas of Kohya's LoRA layers out of `parts`: the converter wants them beside the factors."""
     taken = {}
     for layer, found in parts.items():
-        if "alpha" in found and layer.startswith(KOHYA) and f"{layer}.lora_down.weight" in plain:
+        if "alpha" in found and layer.startswith(_CONVERTED) and f"{layer}.lora_down.weight" in plain:
             taken[f"{layer}.alpha"] = found.pop("alpha")
     return taken

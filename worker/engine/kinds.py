@@ -18,6 +18,9 @@ from worker.engine.scales import LoraConfig
 MAX_RANK = 512
 """Of a product's inner dimension; a Tucker core has two."""
 
+CONTROL_INPUT = "x_embedder"
+"""FLUX's input layer; a Control LoRA feeds it a picture beside the latents."""
+
 _BIASES = ("lora_B.bias", "diff_b", "b_norm")
 _MAGNITUDES = ("dora_scale", "lora_magnitude_vector")
 
@@ -77,6 +80,8 @@ def _low_rank(layer: Layer, shape: Sequence[int], config: LoraConfig | None) -> 
     """
     down, up = layer.take("lora_down"), layer.take("lora_up")
     rank = _rank(layer, down)
+    if layer.module == CONTROL_INPUT and down.shape[1:].numel() > math.prod(shape[1:]):
+        raise AdapterFault(f"{layer.label}: a Control LoRA, which widens the base's input, is not served")
     scale = _scale(layer, rank, config)
     if "lora_mid" in layer.parts:
         core = layer.take("lora_mid")

@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import ModelCard
 from transformers.utils import logging as transformers_logging
 
+from shared.errors import UnsupportedModel
 from shared.refs import RepoId
+from worker.engine.compilation import compile_denoiser
 from worker.engine.contract import BaseInfo
 from worker.engine.diffusers_engine import DiffusersEngine
-from worker.engine.drawing import Pipeline
-from worker.engine.snapshot import CARD, INDEX, SKIPPED_PARTS, OnStage, Snapshot, fetch_base, pipeline_class
-
-PIPELINES: Mapping[str, type[Pipeline]] = {
-    kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)
-}
+from worker.engine.families import FAMILIES, Family, denoiser_of
+from worker.engine.snapshot import CARD, INDEX, SKIPPED_PARTS, OnStage, Snapshot, family_of, fetch_base
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +34,7 @@ def load_base(
     on_stage: OnStage,
     revision: str | None = None,
     cache_dir: Path | None = None,
+    compiled: bool = False,
 ) -> DiffusersEngine:
     """Download a base and load it onto the device. The first generation of the engine warms it up.
 
@@ -49,6 +47,7 @@ def load_base(
         on_stage: told what the loading is at.
         revision: branch, tag or commit; the default branch when None.
         cache_dir: where downloads are kept; huggingface_hub's own place when None.
+        compiled: compile the denoiser, in the course of the first generation.
 
     Raises:
         UnsupportedModel: not a text-to-image pipeline that Warmbase serves.
@@ -66,17 +65,21 @@ def load_base(
         revision,
         hub=hub,
         token=token,
-        classes=PIPELINES,
         half=number != torch.float32,
         cache_dir=cache_dir,
         on_stage=on_stage,
     )
     on_stage("loading")
-    return open_base(repo, snapshot, device=where, dtype=number)
+    return open_base(repo, snapshot, device=where, dtype=number, compiled=compiled)
 
 
 def open_base(
-    repo: RepoId, snapshot: Snapshot, *, device: torch.device, dtype: torch.dtype
+    repo: RepoId,
+    snapshot: Snapshot,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    compiled: bool = False,
 ) -> DiffusersEngine:
     """Load a base from the files of a commit.
 
@@ -84,44 +87,58 @@ def open_base(
         UnsupportedModel: not a text-to-image pipeline that Warmbase serves.
     """
     index = json.loads((snapshot.folder / INDEX).read_bytes())
-    kind = PIPELINES[pipeline_class(repo, index, PIPELINES)]
+    kind = family_of(repo, index).pipeline
     expected = inspect.signature(kind.__init__).parameters
     options: dict[str, Any] = {part: None for part in SKIPPED_PARTS if part in expected}
     options |= {name: False for name in ("requires_safety_checker", "add_watermarker") if name in expected}
-    pipeline = kind.from_pretrained(
-        snapshot.folder,
-        dtype=dtype,
-        variant=snapshot.variant,
-        use_safetensors=True,
-        local_files_only=True,
-        **options,
-    )
+    try:
+        pipeline = kind.from_pretrained(
+            snapshot.folder,
+            dtype=dtype,
+            variant=snapshot.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            **options,
+        )
+    except ImportError as error:
+        raise UnsupportedModel(f"{repo} needs a library that is not installed: {error}") from error
     pipeline.to(device)
+    if compiled:
+        compile_denoiser(denoiser_of(pipeline))
     info = describe(repo, snapshot, pipeline)
     log.info("base is loaded", extra={"action": "base_loaded", "base": repo, "revision": info.revision})
     return DiffusersEngine(pipeline, info)
 
 
-def describe(repo: RepoId, snapshot: Snapshot, pipeline: Pipeline) -> BaseInfo:
+def describe(repo: RepoId, snapshot: Snapshot, pipeline: Any) -> BaseInfo:  # noqa: ANN401 - diffusers is untyped
     """Return what the base is, and its choices: its card's, else those of the pipeline's signature."""
+    family = FAMILIES[type(pipeline).__name__]
     card = _card_parameters(snapshot.folder)
-    call = inspect.signature(type(pipeline).__call__).parameters
-    side = pipeline.unet.config.sample_size
-    height, width = (side, side) if isinstance(side, int) else side
-    scale = pipeline.vae_scale_factor
+    height, width = _size(pipeline, family)
+    guidance = family.guidance_default or family.arguments[family.guidance].default
     return BaseInfo(
         repo=repo,
         revision=snapshot.revision,
-        pipeline_class=type(pipeline).__name__,
+        pipeline_class=family.name,
         device=str(pipeline.device),
         dtype=str(pipeline.dtype).removeprefix("torch."),
-        default_width=int(card.get("width", width * scale)),
-        default_height=int(card.get("height", height * scale)),
-        default_steps=int(card.get("num_inference_steps", call["num_inference_steps"].default)),
-        default_guidance_scale=float(card.get("guidance_scale", call["guidance_scale"].default)),
+        default_width=int(card.get("width", width)),
+        default_height=int(card.get("height", height)),
+        default_steps=int(card.get("num_inference_steps", family.arguments["num_inference_steps"].default)),
+        default_guidance_scale=float(card.get("guidance_scale", guidance)),
         default_scheduler=type(pipeline.scheduler).__name__,
-        size_multiple=math.lcm(8, scale),  # the pipelines ask for 8, the VAE for its own factor
+        # the pipelines ask for 8, the VAE for its own factor, the denoiser for whole patches
+        size_multiple=math.lcm(8, pipeline.vae_scale_factor * family.patch),
     )
+
+
+def _size(pipeline: Any, family: Family) -> tuple[int, int]:  # noqa: ANN401
+    """Return the height and the width of a call that asks for none."""
+    if side := family.side or family.arguments["height"].default:
+        return side, side
+    side = getattr(pipeline, "default_sample_size", None) or denoiser_of(pipeline).config.sample_size
+    height, width = (side, side) if isinstance(side, int) else side
+    return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
 
 
 def _card_parameters(folder: Path) -> Mapping[str, float]:

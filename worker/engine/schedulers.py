@@ -2,7 +2,13 @@
 
 from collections.abc import Iterator
 
-from diffusers import LCMScheduler, SchedulerMixin, TCDScheduler
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    LCMScheduler,
+    SchedulerMixin,
+    TCDScheduler,
+)
 
 from shared.errors import InvalidRequest
 
@@ -11,11 +17,15 @@ TRIAL_STEPS = 20
 
 
 class Schedulers:
-    """Makes schedulers by class name, each from the configuration that the base came with."""
+    """Makes schedulers by class name, each from the configuration that the base came with.
 
-    def __init__(self, original: SchedulerMixin) -> None:
+    A base that learned to predict a flow is offered schedulers of flows only: the others take its
+    configuration without complaint, and draw noise.
+    """
+
+    def __init__(self, original: SchedulerMixin, *, any_compatible: bool) -> None:
         self._config = dict(original.config)
-        self._classes = {kind.__name__: kind for kind in self._constructible(original)}
+        self._classes = {kind.__name__: kind for kind in self._constructible(original, any_compatible)}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -35,11 +45,25 @@ class Schedulers:
         spacing = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
         return self._classes[name].from_config(self._config | spacing)
 
-    def _constructible(self, original: SchedulerMixin) -> Iterator[type[SchedulerMixin]]:
-        """Yield the compatible classes that work with the configuration and the libraries that are here."""
-        for kind in (type(original), *original.compatibles, LCMScheduler, TCDScheduler):
+    def _constructible(
+        self, original: SchedulerMixin, any_compatible: bool
+    ) -> Iterator[type[SchedulerMixin]]:
+        """Yield the base's own class, and those that work with its configuration and what is installed."""
+        yield type(original)
+        others: tuple[type[SchedulerMixin], ...] = ()
+        if isinstance(original, FlowMatchEulerDiscreteScheduler):
+            others = (FlowMatchLCMScheduler,)
+        elif any_compatible:
+            others = (*original.compatibles, LCMScheduler, TCDScheduler)
+        for kind in others:
             try:
-                kind.from_config(self._config).set_timesteps(TRIAL_STEPS)
+                set_steps(kind.from_config(self._config), TRIAL_STEPS)
             except (ImportError, TypeError, ValueError, NotImplementedError):
                 continue
             yield kind
+
+
+def set_steps(scheduler: SchedulerMixin, steps: int) -> None:
+    """Let a scheduler divide its time, as a pipeline will; where that depends on the size, for any size."""
+    shifted = scheduler.config.get("use_dynamic_shifting")
+    scheduler.set_timesteps(steps, **({"mu": 1.0} if shifted else {}))

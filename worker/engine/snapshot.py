@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound, UnsupportedModel
 from shared.refs import RepoId
+from worker.engine.families import Family, find_family
 
 OnStage = Callable[[str], None]
 """Called with a few words on what the loading is at."""
@@ -27,11 +28,25 @@ OnStage = Callable[[str], None]
 INDEX = "model_index.json"
 CARD = "README.md"
 
-SKIPPED_PARTS = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+SKIPPED_PARTS = frozenset(
+    {
+        "safety_checker",
+        "feature_extractor",
+        "image_encoder",
+        # language models that rewrite prompts
+        "pe",
+        "pe_tokenizer",
+        "prompt_enhancer_head",
+    }
+)
 """Parts of a text-to-image pipeline that are not used here."""
 
 _WEIGHTS = ("diffusion_pytorch_model", "model")
 _HALF = "fp16"
+_MODELS = ("Model", "Autoencoder", "ForCausalLM", "ForConditionalGeneration")
+"""What the class of a part with weights has in its name."""
+_SETTINGS = (".json", ".txt", ".jinja")
+"""How the files end that are no weights; jinja: a tokenizer's chat template, which runs in a sandbox."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +64,13 @@ def fetch_base(
     *,
     hub: str,
     token: str | None,
-    classes: Collection[str],
     half: bool,
     cache_dir: Path | None,
     on_stage: OnStage,
 ) -> Snapshot:
     """Resolve the commit, and download what the pipeline needs and this machine does not have.
 
-    `hub` is its address, `classes` are the pipelines that are served, and `half` takes the half-precision
-    weights where the repository has both.
+    `hub` is its address, and `half` takes the half-precision weights where the repository has both.
 
     Raises:
         RepoNotFound: the Hub knows no such repository or revision, or hides it from this token.
@@ -74,7 +87,7 @@ def fetch_base(
             repo, INDEX, revision=info.sha, endpoint=hub, token=token, cache_dir=cache_dir
         )
         parts = json.loads(Path(index).read_bytes())
-        pipeline_class(repo, parts, classes)
+        family_of(repo, parts)
         variant = choose_variant(files, half=half)
         folder = snapshot_download(
             repo,
@@ -96,16 +109,16 @@ def fetch_base(
     return Snapshot(folder=Path(folder), revision=str(info.sha), variant=variant)
 
 
-def pipeline_class(repo: RepoId, index: Mapping[str, Any], classes: Collection[str]) -> str:
-    """Return the class that `index` (model_index.json) asks for.
+def family_of(repo: RepoId, index: Mapping[str, Any]) -> Family:
+    """Return the family of the pipeline that `index` (model_index.json) asks for.
 
     Raises:
-        UnsupportedModel: it is none of `classes`.
+        UnsupportedModel: it is not served.
     """
-    name = index.get("_class_name")
-    if name not in classes:
-        raise UnsupportedModel(f"{repo} is a {name}; the pipelines served are {' and '.join(classes)}")
-    return str(name)
+    try:
+        return find_family(index.get("_class_name"))
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{repo} is a {error}") from error
 
 
 def choose_variant(files: Iterable[str], *, half: bool) -> str | None:
@@ -126,13 +139,13 @@ def needed_files(index: Mapping[str, Any], files: Iterable[str], variant: str | 
     """
     parts = {name for name, kind in index.items() if _is_part(kind)} - SKIPPED_PARTS
     needed = []
-    weightless = {name for name in parts if any(word in index[name][1] for word in ("Model", "Autoencoder"))}
+    weightless = {name for name in parts if any(word in index[name][1] for word in _MODELS)}
     for text in files:
         file = PurePosixPath(text)
         if text in (INDEX, CARD):
             needed.append(text)
         elif file.parent.as_posix() in parts:
-            if file.suffix in (".json", ".txt"):
+            if file.suffix in _SETTINGS:
                 needed.append(text)
             elif _is_weight(file) and _variant_of(file) == variant:
                 needed.append(text)

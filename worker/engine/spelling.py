@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from diffusers.utils.state_dict_utils import (
     StateDictType,
@@ -12,22 +12,12 @@ from diffusers.utils.state_dict_utils import (
 from torch import Tensor
 
 from worker.engine.contract import AdapterFault
+from worker.engine.conversion import Conversion
 
 V = TypeVar("V")
 
 _DOWN = ".lora_A.weight"
 _UP = ".lora_B.weight"
-_CONVERSION_ERRORS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError)
-
-
-class Converter(Protocol):
-    """`lora_state_dict` of a pipeline's class: Kohya's keys become diffusers'."""
-
-    def __call__(
-        self, state: dict[str, Tensor], /, **options: object
-    ) -> tuple[dict[str, Tensor], dict[str, float] | None, object]:
-        """Return the tensors and the alphas by diffusers' names, and metadata; consumes `state`."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,23 +37,14 @@ class SpelledLayer:
 
 
 def spell(
-    tensors: Mapping[str, Tensor], components: tuple[str, ...], convert: Converter, unet_config: object
+    tensors: Mapping[str, Tensor], components: tuple[str, ...], conversion: Conversion
 ) -> list[SpelledLayer]:
-    """Return the layers that `tensors` hold: diffusers' and PEFT's keys, diffusers' old ones, Kohya's.
+    """Return the layers that `tensors` hold, in whichever of the formats that the base's family knows.
 
     Raises:
         AdapterFault: a key that no converter understands, or half of a layer.
     """
-    try:
-        state, alphas, _ = convert(dict(tensors), unet_config=unet_config, return_lora_metadata=True)
-    except _CONVERSION_ERRORS as error:
-        raise AdapterFault(f"its keys follow no known format: {_brief(error)}") from error
-    alphas = alphas or {}
-    if len(state) + len(alphas) != len(tensors):
-        raise AdapterFault(
-            f"its keys mix formats: {len(tensors) - len(state) - len(alphas)} of {len(tensors)} tensors "
-            "would be dropped"
-        )
+    state, alphas = conversion.convert(tensors)
     by_component = _split(state, components)
     alphas_of = _split({_factor_key(key): alpha for key, alpha in alphas.items()}, components)
     return [
@@ -95,7 +76,7 @@ def _factor_key(alpha_key: str) -> str:
 
 def _to_peft(component: str, part: dict[str, V]) -> dict[str, V]:
     """Respell keys as PEFT does: `<module>.lora_A.weight` is down, `lora_B` is up."""
-    if component == "unet":
+    if not component.startswith("text_encoder"):
         converted = convert_unet_state_dict_to_peft(part)
     else:
         # both ages of diffusers' text-encoder keys; neither translation changes what is PEFT's already
@@ -124,9 +105,3 @@ def _layers(component: str, tensors: dict[str, Tensor], alphas: dict[str, float]
     if ups:
         raise AdapterFault(f"{component}.{next(iter(ups))}: has an up factor, but no down factor")
     return layers
-
-
-def _brief(error: Exception) -> str:
-    """Return the error in a line: converters list every key."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else f"{text[:200]}…"

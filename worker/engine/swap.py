@@ -8,7 +8,8 @@ from worker.engine.adapter import CanonicalAdapter, Word
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
 from worker.engine.plan import Mix, mix, plan_swap
 from worker.engine.strengths import strength_at, unknown_path
-from worker.engine.weights import BaseWeights, Change
+from worker.engine.unmerged import AdaptableWeights
+from worker.engine.weights import Change
 
 
 class Swap:
@@ -18,7 +19,7 @@ class Swap:
     undone: then nothing but `BaseDamaged` comes from here.
     """
 
-    def __init__(self, weights: BaseWeights) -> None:
+    def __init__(self, weights: AdaptableWeights) -> None:
         self._weights = weights
         self._mix: Mix | None = ()
         self._adapters: Mapping[str, CanonicalAdapter] = {}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 _CLIP_ROOT = "text_model."
@@ -20,13 +21,15 @@ class Targets:
     Attributes:
         components: the names of the components, as adapters spell them.
         weights: the weights themselves, sharing the base's storage, by `component.module`; biases by
-            `component.module.bias`.
+            `component.module.bias`. Of those that cannot be rewritten the shape alone, as a meta tensor.
+        kept: the layers whose weight cannot be rewritten, by the same names.
         names: all modules, each with the name in `weights` of its weight: tied modules have one.
         flat: the same by names that have underscores for dots, as Kohya writes them.
     """
 
     components: tuple[str, ...]
     weights: Mapping[str, Tensor]
+    kept: Mapping[str, nn.Module]
     names: Mapping[str, str]
     flat: Mapping[str, str]
 
@@ -51,6 +54,7 @@ class Targets:
 def find_targets(components: Mapping[str, nn.Module]) -> Targets:
     """Collect the weights of `components`."""
     weights: dict[str, Tensor] = {}
+    kept: dict[str, nn.Module] = {}
     names: dict[str, str] = {}
     owners: dict[int, str] = {}
     for component, root in components.items():
@@ -60,14 +64,33 @@ def find_targets(components: Mapping[str, nn.Module]) -> Targets:
                     owner = owners.setdefault(weight.data_ptr(), name)
                     weights.setdefault(owner, weight)
                     names[name] = owner
+            if isinstance(module, nn.Linear) and not can_be_rewritten(module.weight):
+                name = f"{component}.{path}"
+                weights[name] = torch.empty(module.out_features, module.in_features, device="meta")
+                kept[name] = module
+                names[name] = name
     flat = {_flat(name): owner for name, owner in names.items()}
-    return Targets(components=tuple(components), weights=weights, names=names, flat=flat)
+    return Targets(components=tuple(components), weights=weights, kept=kept, names=names, flat=flat)
+
+
+def can_be_rewritten(weight: object) -> bool:
+    """Whether `weight` is plain numbers: a parameter of PyTorch's own class, of 16 bits or more.
+
+    Quantised weights are integers, or parameters or tensors of the quantiser's own class: bitsandbytes'
+    `Params4bit` and `Int8Params`, diffusers' `GGUFParameter`, torchao's tensors.
+    """
+    return (
+        type(weight) is nn.Parameter
+        and type(weight.data) is Tensor
+        and weight.is_floating_point()
+        and weight.element_size() >= 2
+    )
 
 
 def _weights_of(path: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, part in ((path, "weight"), (f"{path}.bias", "bias")):
         weight = getattr(module, part, None)
-        if weight is not None:
+        if weight is not None and can_be_rewritten(weight):
             yield name, weight.detach()
 
 

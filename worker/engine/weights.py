@@ -36,8 +36,8 @@ class BaseWeights:
         self._batch_bytes = batch_bytes or (CPU_BATCH_BYTES if on_cpu else GPU_BATCH_BYTES)
         self.names = frozenset(weights)
         # half of the narrowest format's range: the weights themselves are far below the other half
-        widest = min(torch.finfo(weight.dtype).max for weight in weights.values()) / 2
-        self.headroom = min(widest, LARGEST_CHANGE)
+        limits = [torch.finfo(weight.dtype).max for weight in weights.values()]
+        self.headroom = min([*limits, 2 * LARGEST_CHANGE]) / 2
 
     def keep(self, names: Iterable[str]) -> None:
         """Copy the pristine values of `names`, where that was not done before."""

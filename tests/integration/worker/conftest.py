@@ -116,6 +116,7 @@ def config(redis_url: str, tmp_path: Path) -> WorkerConfig:
         base=BASE,
         device="cpu",
         dtype="float32",
+        compiled=False,
         host="127.0.0.1",
         probe_port=0,
         max_adapter_bytes=1 << 20,

@@ -50,6 +50,26 @@ ADAPTERS = {
         ),
         SDXL,
     ),
+    "adapter of another family": (
+        document(
+            "a/b",
+            ("lora.safetensors",),
+            pipeline_tag="text-to-image",
+            library_name="peft",
+            tags=["lora", "base_model:adapter:Qwen/Qwen-Image"],
+        ),
+        "Qwen/Qwen-Image",
+    ),
+    "adapter of FLUX, in XLabs' form": (
+        document(
+            "XLabs-AI/flux-RealismLora",
+            ("lora.safetensors",),
+            pipeline_tag="text-to-image",
+            tags=["lora", "Flux", "diffusers"],
+            cardData={"base_model": "black-forest-labs/FLUX.1-dev"},
+        ),
+        "black-forest-labs/FLUX.1-dev",
+    ),
     "base that moved": (
         document("a/b", (WEIGHTS,), tags=["lora"], cardData={"base_model": "runwayml/stable-diffusion-v1-5"}),
         SD15,

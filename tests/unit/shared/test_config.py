@@ -36,6 +36,7 @@ def test_what_is_set_is_used():
             "WARMBASE_SECRET": "s",
             "WARMBASE_LOG_LEVEL": "debug",
             "WARMBASE_DTYPE": "bfloat16",
+            "WARMBASE_COMPILE": "on",
             "WARMBASE_RAM_BUDGET": "1024",
             "WARMBASE_DISK_FOLDER": "/var/adapters",
             "WARMBASE_DISK_BUDGET": "2048",
@@ -47,7 +48,8 @@ def test_what_is_set_is_used():
     assert config.common.redis_url == "rediss://queue:7000/1"
     assert config.common.hub == "http://127.0.0.1:9000"
     assert (config.common.hub_token, config.common.secret, config.common.log_level) == ("hf_x", "s", "debug")
-    assert (config.dtype, config.ram_budget, config.drain) == ("bfloat16", 1024, 2.5)
+    assert (config.dtype, config.compiled) == ("bfloat16", True)
+    assert (config.ram_budget, config.drain) == (1024, 2.5)
     assert (config.disk_folder, config.disk_budget, config.gpu_budget) == (Path("/var/adapters"), 2048, 0)
     assert config.pinned == {"someone/crayon", "someone/ink"}
 
@@ -77,6 +79,7 @@ def test_a_bad_value_of_the_router_is_named_with_its_variable(name, value):
         ("WARMBASE_BASE", "../shapes"),
         ("WARMBASE_BASE", ""),
         ("WARMBASE_DTYPE", "int8"),
+        ("WARMBASE_COMPILE", "yes"),
         ("WARMBASE_PROBE_PORT", "x"),
         ("WARMBASE_MAX_ADAPTER_BYTES", "0"),
         ("WARMBASE_RAM_BUDGET", "-1"),

@@ -197,7 +197,7 @@ def test_a_swap_that_fails_anywhere_leaves_the_bare_base(
     xl.activate([activation(adapters[0])])
     # one write for each weight, so that there is a 100th
     with (
-        mock.patch.object(xl._swap._weights, "_batch_bytes", 1),
+        mock.patch.object(xl._swap._weights._merged, "_batch_bytes", 1),
         mock.patch(COPY, failing_at(call, error)),
         pytest.raises(error),
     ):

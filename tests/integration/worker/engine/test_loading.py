@@ -26,6 +26,19 @@ inference:
 # Tiny
 """
 BASE = RepoId("tests/tiny")
+REASONS = {
+    "WanPipeline": "videos",
+    "StableAudioPipeline": "sound",
+    "StableDiffusionXLImg2ImgPipeline": "from a picture",
+    "FluxControlPipeline": "from a picture",
+    "PixArtSigmaPipeline": "no LoRA loader",
+    "HunyuanDiTPipeline": "no LoRA loader",
+    "PRXPipeline": "loads nothing",
+    "KolorsPipeline": "library",
+    "StrangersPipeline": "no such pipeline",
+    "AutoencoderKL": "no such pipeline",
+}
+"""Classes that are not served, and a word of the reason."""
 
 
 @pytest.fixture
@@ -142,8 +155,9 @@ class TestRefusals:
     def root(self, root: Path) -> Path:
         folder = root / BASE
         index = json.loads((folder / "model_index.json").read_text())
-        (root / "tests/flux").mkdir()
-        (root / "tests/flux/model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+        for name in REASONS:
+            (root / "tests" / name).mkdir()
+            (root / "tests" / name / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
         (root / "tests/lora").mkdir()
         (root / "tests/lora/adapter.safetensors").write_bytes(b"")
         shutil.copytree(folder, root / "tests/pickled")
@@ -153,9 +167,10 @@ class TestRefusals:
         (root / "tests/gated/.hub.yaml").write_text("gated: manual\n")
         return root
 
-    async def test_another_pipeline(self, load: Loading) -> None:
-        with pytest.raises(UnsupportedModel, match="FluxPipeline"):
-            await load("tests/flux")
+    @pytest.mark.parametrize("name", REASONS)
+    async def test_another_pipeline_and_why(self, load: Loading, name: str) -> None:
+        with pytest.raises(UnsupportedModel, match=f"{name} is not served: .*{REASONS[name]}"):
+            await load(f"tests/{name}")
 
     async def test_no_pipeline(self, load: Loading) -> None:
         with pytest.raises(UnsupportedModel, match=r"model_index\.json"):

@@ -1,0 +1,129 @@
+"""diffusers' converters on a stranger's file: what they give, and a fault for what they drop.
+
+A converter (`lora_state_dict` of a pipeline's class) knows the formats of its family. It renames tensors,
+splits fused ones, folds alphas in, and leaves out what it does not know: with a line in the log, or without.
+So each tensor carries the keys it was made from. What no result was made from was dropped. The converters
+for UNets only rename, and there a tensor is found again as itself: carrying keys takes as long as reading.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from worker.engine.contract import AdapterFault
+
+_ERRORS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError, NameError)
+"""What converters raise, on purpose or by stumbling over keys that they did not expect."""
+
+_IN_PLACE = {"__iadd__": Tensor.add, "__imul__": Tensor.mul, "__itruediv__": Tensor.div, "mul_": Tensor.mul}
+
+
+class Converter(Protocol):
+    """`lora_state_dict` of a pipeline's class."""
+
+    def __call__(self, state: dict[str, Tensor], /, **options: object) -> tuple[Any, ...]:
+        """Return tensors by diffusers' names, for some families alphas by name, and metadata."""
+        ...
+
+
+class _Traced(Tensor):
+    """A tensor that knows which keys of the file it was made from.
+
+    Converters scale some tensors in place, which would write into the bytes of the file: here such an
+    operation makes a new tensor.
+    """
+
+    sources: frozenset[str]
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's own signature
+        func = _IN_PLACE.get(getattr(func, "__name__", ""), func)
+        result = super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call] # torch's is
+        sources: frozenset[str] = frozenset().union(*(each.sources for each in _traced(args)))
+        for each in _traced([result]):
+            each.sources = sources
+        return result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversion:
+    """How the files of one base are read.
+
+    Attributes:
+        converter: its family's.
+        unet_config: of the base's UNet, by which Stability's block names are translated; None without one.
+        denoiser: the name of the component that draws.
+        children: the names of its top-level modules.
+    """
+
+    converter: Converter
+    unet_config: object
+    denoiser: str
+    children: frozenset[str]
+
+    def convert(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return the tensors by diffusers' names, and the alphas that are not folded in.
+
+        Raises:
+            AdapterFault: keys of no format that the family has, or of several: some would be dropped.
+        """
+        renamed_only = self.denoiser == "unet"
+        given = dict(tensors) if renamed_only else {key: _trace(key, each) for key, each in tensors.items()}
+        try:
+            state, *rest = self.converter(
+                given, unet_config=self.unet_config, return_alphas=True, return_lora_metadata=True
+            )
+        except _ERRORS as error:
+            raise AdapterFault(f"its keys follow no known format: {_brief(error)}") from error
+        alphas = rest[0] if len(rest) > 1 and rest[0] else {}
+        if renamed_only:
+            kept = {id(tensor) for tensor in state.values()}
+            used = {key for key, tensor in tensors.items() if id(tensor) in kept}
+        else:
+            used = {key for each in _traced(state.values()) for key in each.sources}
+        _refuse_dropped(tensors, used)
+        return (
+            {self._with_component(key): _untraced(tensor) for key, tensor in state.items()},
+            {self._with_component(key): float(alpha) for key, alpha in alphas.items()},
+        )
+
+    def _with_component(self, key: str) -> str:
+        """Return the key with its component: diffusers' FLUX converter forgets it outside of the blocks."""
+        return f"{self.denoiser}.{key}" if key.partition(".")[0] in self.children else key
+
+
+def _trace(key: str, tensor: Tensor) -> Tensor:
+    traced = tensor.as_subclass(_Traced)
+    traced.sources = frozenset({key})
+    return traced
+
+
+def _untraced(tensor: Tensor) -> Tensor:
+    return tensor.as_subclass(Tensor) if isinstance(tensor, _Traced) else tensor
+
+
+def _traced(values: Iterable[object]) -> Iterable[_Traced]:
+    for value in values:
+        if isinstance(value, _Traced):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _traced(value)
+
+
+def _refuse_dropped(tensors: Mapping[str, Tensor], used: Collection[str]) -> None:
+    """Refuse a file of which a tensor with an effect was dropped: alphas have none alone, nor have zeros."""
+    unused = (key for key in tensors if key not in used and not key.endswith(".alpha"))
+    dropped = [key for key in unused if tensors[key].any()]
+    if dropped:
+        raise AdapterFault(
+            f"its keys mix formats: {len(dropped)} of {len(tensors)} tensors would be dropped, "
+            f"such as {dropped[0]!r}"
+        )
+
+
+def _brief(error: Exception) -> str:
+    """Return the error in a line: converters list every key."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:200]}…"
