@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-from worker.engine.adapter import CanonicalAdapter, Factors
+from worker.engine.adapter import CanonicalAdapter, Delta
+from worker.engine.matrices import Product
 from worker.engine.tiers import moved, raised
 
 
 def an_adapter() -> CanonicalAdapter:
     buffer = torch.arange(64, dtype=torch.float32)
     alone = torch.ones(2, 3, dtype=torch.float16)
-    first = Factors(up=buffer[8:16].view(4, 2), down=buffer[16:26].view(2, 5), scale=0.5)
-    second = Factors(up=buffer[26:32].view(3, 2).T, down=alone, scale=2.0)
+    first = Delta(matrix=Product(up=buffer[8:16].view(4, 2), down=buffer[16:26].view(2, 5)), scale=0.5)
+    second = Delta(matrix=Product(up=buffer[26:32].view(3, 2).T, down=alone), scale=2.0)
     return CanonicalAdapter(digest="d", nbytes=268, changes={"a": (first,), "b": (first, second)}, reach=1.0)
 
 
@@ -29,7 +30,7 @@ def test_each_buffer_is_moved_once_and_every_view_of_it_is_the_same_as_before() 
     for name, changes in adapter.changes.items():
         for before, after in zip(changes, there.changes[name], strict=True):
             assert after.scale == before.scale
-            for old, new in ((before.up, after.up), (before.down, after.down)):
+            for old, new in zip(before.factors, after.factors, strict=True):
                 assert torch.equal(old, new)
                 assert (new.dtype, new.stride()) == (old.dtype, old.stride())
                 assert new.untyped_storage().data_ptr() in places
