@@ -50,14 +50,17 @@ class BaseWeights:
         """Write pristine plus changes into each weight named; their pristine values are kept.
 
         Same-shaped weights that only low-rank products change are computed together: such a swap is tens
-        of operations, not thousands. The others come one by one.
+        of operations, not thousands. A CPU's float32 weights need no batch: its launches cost nothing, and
+        the product is added where it belongs. The others come one by one.
         """
         grouped = []
         for name, parts in changes.items():
-            if all(delta.low_rank for delta, _ in parts):
-                grouped.append(name)
-            else:
+            if not all(delta.low_rank for delta, _ in parts):
                 self._write_alone(name, parts)
+            elif self._is_float32_on_cpu(name):
+                self._write_in_place(name, parts)
+            else:
+                grouped.append(name)
         shape = _shape_of(changes, self._pristine)
         for _, same in groupby(sorted(grouped, key=shape), key=shape):
             names = list(same)
@@ -65,6 +68,20 @@ class BaseWeights:
             for start in range(0, len(names), size):
                 batch = names[start : start + size]
                 self._write_batch(batch, [changes[name] for name in batch])
+
+    def _is_float32_on_cpu(self, name: str) -> bool:
+        weight = self._weights[name]
+        return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.is_contiguous()
+
+    def _write_in_place(self, name: str, changes: Sequence[Change]) -> None:
+        """Write one weight of float32: what stands in it is the sum so far, and nothing is rounded twice."""
+        weight = self._weights[name].flatten(1)
+        total = self._pristine[name].flatten(1)
+        for delta, strength in changes:
+            if factors := delta.low_rank:
+                scale = delta.scale * strength
+                torch.addmm(total, factors.up.float(), factors.down.float(), alpha=scale, out=weight)
+                total = weight
 
     def _write_batch(self, names: Sequence[str], changes: Sequence[Sequence[Change]]) -> None:
         """Write weights of one shape whose changes have the same ranks."""

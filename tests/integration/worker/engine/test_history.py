@@ -5,7 +5,8 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -29,25 +30,33 @@ from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import AdapterFault, BaseDamaged, Interrupted
 from worker.engine.diffusers_engine import DiffusersEngine
 
-COPY = "torch._foreach_copy_"
-
 
 class Broken(Exception):
     pass
 
 
-def failing_at(call: int, error: type[BaseException] = Broken) -> Callable[..., None]:
-    """A copy that fails once, at its n-th call, and leaves rubbish behind."""
+@contextmanager
+def failing_at(call: int, error: type[BaseException] = Broken, *, for_ever: bool = False) -> Iterator[None]:
+    """Have a write to weights fail, the n-th from here on or all from then on, and leave rubbish behind."""
     calls = iter(range(1_000_000))
-    real = torch._foreach_copy_
+    copy, add = torch._foreach_copy_, torch.addmm
 
-    def copy(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
-        if next(calls) == call:
-            targets[0].fill_(torch.nan)
+    def fails(weight: torch.Tensor) -> None:
+        number = next(calls)
+        if number == call or (for_ever and number > call):
+            weight.fill_(torch.nan)
             raise error
-        real(targets, sources)
 
-    return copy
+    def copy_or_fail(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+        fails(targets[0])
+        copy(targets, sources)
+
+    def add_or_fail(*arguments: torch.Tensor, out: torch.Tensor, **options: float) -> None:
+        fails(out)
+        add(*arguments, out=out, **options)
+
+    with mock.patch("torch._foreach_copy_", copy_or_fail), mock.patch("torch.addmm", add_or_fail):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +170,7 @@ def test_a_thousand_swaps_some_broken_leave_the_base_and_every_picture_as_in_a_f
                     xl.ingest(chance.choice(broken_files))
             case 2 | 3:
                 error = chance.choice([Broken, KeyboardInterrupt, MemoryError])
-                with mock.patch(COPY, failing_at(chance.randint(0, 60), error)):
+                with failing_at(chance.randint(0, 60), error):
                     try:
                         xl.activate(activations)
                     except error:
@@ -195,12 +204,7 @@ def test_a_swap_that_fails_anywhere_leaves_the_bare_base(
 ) -> None:
     base = weights_of(xl)
     xl.activate([activation(adapters[0])])
-    # one write for each weight, so that there is a 100th
-    with (
-        mock.patch.object(xl._swap._weights._merged, "_batch_bytes", 1),
-        mock.patch(COPY, failing_at(call, error)),
-        pytest.raises(error),
-    ):
+    with failing_at(call, error), pytest.raises(error):
         xl.activate([activation(each) for each in adapters])
     assert all(torch.equal(weight, base[name]) for name, weight in weights_of(xl).items())
     assert xl.activate([]).restored == 0, "nothing is active any more"
@@ -210,7 +214,7 @@ def test_a_failure_that_cannot_be_undone_ends_the_engine(
     xl_folder: Path, adapters: list[CanonicalAdapter]
 ) -> None:
     engine = open_engine(xl_folder)
-    with mock.patch(COPY, side_effect=Broken), pytest.raises(BaseDamaged):
+    with failing_at(0, for_ever=True), pytest.raises(BaseDamaged):
         engine.activate([activation(adapters[0])])
     for use in (lambda: engine.activate([]), lambda: picture(engine), engine.verify):
         with pytest.raises(BaseDamaged):
