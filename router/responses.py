@@ -14,7 +14,7 @@ from router.hub_metadata import CardDefaults, completed
 from router.problems import Problem, problem_of_end
 from shared.jobs import JobId, JobRecord, JobResult
 from shared.pools import BasePool
-from shared.refs import AdapterRef, RepoId
+from shared.refs import RepoId
 
 REQUEST_ID = "X-Request-Id"
 LONGEST_HEADER = 500
@@ -28,7 +28,8 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
         "X-Job-Id": record.id,
         "X-Warmbase-Base": result.base,
         "X-Warmbase-Base-Commit": result.base_revision,
-        "X-Warmbase-Adapters": json.dumps([_adapter_view(adapter) for adapter in result.adapters]),
+        "X-Warmbase-Adapters": json.dumps(_adapters_view(result)),
+        "X-Warmbase-Digest": result.digest,
         "X-Warmbase-Seed": str(result.seed),
         "X-Warmbase-Steps": str(result.steps),
         "X-Warmbase-Guidance-Scale": f"{result.guidance_scale:g}",
@@ -42,9 +43,14 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
     }
 
 
-def _adapter_view(adapter: AdapterRef) -> dict[str, object]:
-    """Return an adapter, without what was not asked for."""
-    return {name: value for name, value in asdict(adapter).items() if value != ()}
+def _adapters_view(result: JobResult) -> list[dict[str, object]]:
+    """Return the adapters that were in the weights, without what was not asked for."""
+    views = [
+        {name: value for name, value in asdict(adapter).items() if value != ()} for adapter in result.adapters
+    ]
+    for view, digest in zip(views, result.adapter_digests, strict=False):
+        view["sha256"] = digest
+    return views
 
 
 def path_commit(model: RepoId, result: JobResult) -> str:

@@ -157,6 +157,7 @@ class JobResult:
         base: what it was drawn with, and at which commit: `base_revision`.
         digest: SHA-256 of the image's bytes, hexadecimal.
         size: bytes.
+        adapter_digests: those of the weight files that were in the weights, in the order of `adapters`.
         steps: the steps that really ran, as are `guidance_scale`, `scheduler`, `width`, `height`.
         warnings: what the caller should know about the picture, such as parts of an adapter that the base
             has no place for; each is a line, and bounded by the worker.
@@ -169,6 +170,7 @@ class JobResult:
     base: RepoId
     base_revision: str
     adapters: tuple[AdapterRef, ...]
+    adapter_digests: tuple[str, ...] = ()
     seed: int
     steps: int
     guidance_scale: float

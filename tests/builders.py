@@ -71,6 +71,7 @@ def a_result(**changes: Any) -> JobResult:
         base=BASE,
         base_revision=COMMIT,
         adapters=(an_adapter(),),
+        adapter_digests=("cd" * 32,),
         seed=7,
         steps=20,
         guidance_scale=5.0,

@@ -27,6 +27,10 @@ T = TypeVar("T")
 TOKEN_MAX_AGE = 24 * 3600.0
 """Seconds. Far above any job's timeout, which the queue enforces: clocks of two machines may differ."""
 
+CHECK_AFTER_JOBS = 1000
+CHECK_WHEN_IDLE_AFTER = 600.0
+"""Jobs, and seconds, after which the base's weights are checked although nothing went wrong."""
+
 MOST_HOT = 16
 """Affinities that a claim may prefer: each costs the server a look."""
 
@@ -36,6 +40,7 @@ class Drawn:
     """An image that is not encoded yet, the seconds that it took, and what its caller should know."""
 
     generated: Generated
+    digests: tuple[str, ...]
     warnings: tuple[str, ...]
     fetch: float
     swap: float
@@ -65,6 +70,8 @@ class JobExecutor(Generic[A]):
         self._clock = clock
         self._recent = OrderedDict[str, tuple[AdapterRef, ...]]()
         self._idle_since: float | None = None
+        self._unchecked_jobs = 0
+        self._checked_at = clock()
 
     def hot(self) -> tuple[str, ...]:
         """Return the affinities of jobs whose adapters are in RAM, the latest drawn first."""
@@ -120,6 +127,12 @@ class JobExecutor(Generic[A]):
         if len(self._recent) > MOST_HOT:
             self._recent.popitem(last=False)
 
+    def is_check_due(self, *, idle: bool) -> bool:
+        """Whether `verify` should be called, if only to be sure; sooner when nobody waits for it."""
+        since = self._clock() - self._checked_at
+        rested = idle and since >= CHECK_WHEN_IDLE_AFTER and self._unchecked_jobs > 0
+        return rested or self._unchecked_jobs >= CHECK_AFTER_JOBS
+
     async def verify(self) -> None:
         """Check the base, with nothing active.
 
@@ -133,6 +146,7 @@ class JobExecutor(Generic[A]):
     ) -> Drawn:
         running.check()
         self._pulse.beat()
+        self._unchecked_jobs += 1
         try:
             started = self._clock()
             if self._idle_since is not None:
@@ -146,6 +160,7 @@ class JobExecutor(Generic[A]):
             self._pulse.rest()
         return Drawn(
             generated=generated,
+            digests=tuple(each.adapter.digest for each in activations),
             warnings=_warnings(activations),
             fetch=fetch,
             swap=swapped - started,
@@ -154,6 +169,7 @@ class JobExecutor(Generic[A]):
 
     def _verify(self) -> None:
         self._pulse.beat()
+        self._unchecked_jobs, self._checked_at = 0, self._clock()
         try:
             self._engine.activate(())
             self._engine.verify()

@@ -103,6 +103,7 @@ class Worker(Generic[A]):
                 if staged is not None:
                     with staged.expected, log_context(job=staged.running.lease.job.id):
                         await self._attempt(staged)
+                    await self._check_base(idle=False)
                     self._waited_for = Gap.TURNOVER
                 elif len(self._staging) < MOST_STAGED:
                     await self._look_for_work()
@@ -125,7 +126,12 @@ class Worker(Generic[A]):
         if not self._staging.has_ready:
             self._waited_for = Gap.ADAPTERS if len(self._staging) else Gap.WORK
             if not claim.leases:
+                await self._check_base(idle=True)
                 await self._idle(IDLE_WAIT if claim.next_due is None else min(IDLE_WAIT, claim.next_due))
+
+    async def _check_base(self, *, idle: bool) -> None:
+        if self._executor.is_check_due(idle=idle):
+            await self._executor.verify()
 
     async def _take(self) -> Claim:
         """Claim, and stage what that gives."""

@@ -118,6 +118,7 @@ class Settlement:
             scheduler=made.scheduler,
             width=made.width,
             height=made.height,
+            adapter_digests=drawn.digests,
             warnings=drawn.warnings,
             timings=Timings(
                 fetch=drawn.fetch, swap=drawn.swap, inference=drawn.inference, encode=encode_seconds

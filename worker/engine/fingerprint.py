@@ -16,13 +16,18 @@ def fingerprint(components: Iterable[nn.Module]) -> Tensor:
     It is for damage (a failed write, NaN, a stray kernel), not for malice: one pass at the speed of
     memory over every byte, and a single transfer from the device.
     """
-    sums = [
-        _bits(tensor).sum(dtype=torch.int64)
+    return sums_of(
+        tensor
         for component in components
         for whole in (*component.parameters(), *component.buffers())
         for tensor in _plain(whole.data)
-    ]
-    return torch.stack(sums).cpu()
+    )
+
+
+@torch.no_grad()
+def sums_of(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the sum of each tensor's bits, on the CPU."""
+    return torch.stack([_bits(tensor).sum(dtype=torch.int64) for tensor in tensors]).cpu()
 
 
 def _plain(tensor: Any) -> Iterable[Tensor]:  # noqa: ANN401 - a tensor's class may be a quantiser's own

@@ -54,7 +54,7 @@ class Swap:
 
         Raises:
             AdapterFault: an adapter is of another base, or too strong for the base's number format.
-            BaseDamaged: a failed swap could not be undone.
+            BaseDamaged: a failed swap could not be undone, or what was copied back is not what it was.
         """
         self._validate(wanted)
         target = mix((each.adapter.digest, strength_at(each.ref, progress)) for each in wanted)
@@ -70,6 +70,9 @@ class Swap:
             except BaseException:
                 self._undo()
                 raise
+        if not target and not self._weights.are_pristine(plan.restore):
+            self.condemn()
+            raise BaseDamaged("weights that were copied back are not what they were at the start")
         self._mix, self._adapters = target, {digest: adapters[digest] for digest, _ in target}
         return SwapReport(written=len(plan.write), restored=len(plan.restore))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.adapter import Delta
+from worker.engine.fingerprint import sums_of
 
 Change = tuple[Delta, float]
 """A delta, and the strength it is wanted at."""
@@ -32,6 +33,7 @@ class BaseWeights:
     def __init__(self, weights: Mapping[str, Tensor], batch_bytes: int | None = None) -> None:
         self._weights = weights
         self._pristine: dict[str, Tensor] = {}
+        self._sums: dict[str, int] = {}
         on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
         self._batch_bytes = batch_bytes or (CPU_BATCH_BYTES if on_cpu else GPU_BATCH_BYTES)
         self.names = frozenset(weights)
@@ -40,10 +42,22 @@ class BaseWeights:
         self.headroom = min([*limits, 2 * LARGEST_CHANGE]) / 2
 
     def keep(self, names: Iterable[str]) -> None:
-        """Copy the pristine values of `names`, where that was not done before."""
-        for name in names:
-            if name not in self._pristine:
-                self._pristine[name] = self._weights[name].clone(memory_format=torch.contiguous_format)
+        """Copy the pristine values of `names`, where that was not done before.
+
+        They take as many bytes as the weights, beside them; where a GPU has no room left, in the host's
+        page-locked memory, from where every swap has to read them again (SDXL: 2 to 5 GB at some 25 GB/s).
+        """
+        new = [name for name in names if name not in self._pristine]
+        for name in new:
+            self._pristine[name] = _copy_of(self._weights[name])
+        if new:
+            self._sums |= zip(new, sums_of(self._pristine[name] for name in new).tolist(), strict=True)
+
+    def are_pristine(self, names: Iterable[str]) -> bool:
+        """Whether the weights named, each kept before, have the bits that they had at first."""
+        asked = list(names)
+        found = sums_of(self._weights[name] for name in asked).tolist() if asked else []
+        return found == [self._sums[name] for name in asked]
 
     @torch.no_grad()
     def write(self, changes: Mapping[str, Sequence[Change]]) -> None:
@@ -85,7 +99,8 @@ class BaseWeights:
 
     def _write_batch(self, names: Sequence[str], changes: Sequence[Sequence[Change]]) -> None:
         """Write weights of one shape whose changes have the same ranks."""
-        pristine = torch.stack([self._pristine[name] for name in names])
+        device = self._weights[names[0]].device
+        pristine = torch.stack([self._pristine[name].to(device, non_blocking=True) for name in names])
         total = pristine.float().flatten(2)
         for parallel in zip(*changes, strict=True):
             scales = torch.tensor([delta.scale * strength for delta, strength in parallel])
@@ -99,7 +114,7 @@ class BaseWeights:
 
     def _write_alone(self, name: str, changes: Sequence[Change]) -> None:
         """Write one weight. Each delta is of the pristine weight, never of what another one made of it."""
-        pristine = self._pristine[name].float()
+        pristine = self._pristine[name].to(self._weights[name].device).float()
         total = pristine.clone()
         for delta, strength in changes:
             total += delta.of(pristine, strength)
@@ -113,6 +128,13 @@ class BaseWeights:
             torch._foreach_copy_(
                 [self._weights[name] for name in wanted], [self._pristine[name] for name in wanted]
             )
+
+
+def _copy_of(weight: Tensor) -> Tensor:
+    try:
+        return weight.clone(memory_format=torch.contiguous_format)
+    except torch.cuda.OutOfMemoryError:
+        return weight.contiguous().cpu().pin_memory()
 
 
 def _shape_of(

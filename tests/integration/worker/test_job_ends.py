@@ -12,6 +12,7 @@ from tests import null_engine
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import LEASE, QueueUser, StartWorker, until
 from tests.null_engine import BASE_REVISION, NullEngine
+from worker import executor
 from worker.exit_codes import ExitCode
 from worker.metrics import Outcome
 
@@ -68,6 +69,32 @@ async def test_the_next_job_runs_after_each_kind_of_failure(
     ]
     assert [record.attempts for record in errors] == [1, 1, 3]
     assert worker.engine.verifications == 3
+
+
+async def test_the_base_is_checked_now_and_then_although_nothing_went_wrong(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "CHECK_AFTER_JOBS", 2)
+    worker = start_worker()
+    for _ in range(5):
+        await queue.ended(await queue.add(a_job(adapters=())))
+    assert await worker.stop() is ExitCode.STOPPED
+    assert worker.engine.verifications == 2
+
+
+async def test_and_once_when_there_is_nothing_to_do(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "CHECK_WHEN_IDLE_AFTER", 0.0)
+    worker = start_worker()
+    await queue.ended(await queue.add(a_job(adapters=())))
+
+    async def is_checked() -> bool:
+        return worker.engine.verifications > 0
+
+    await until(is_checked)
+    assert await worker.stop() is ExitCode.STOPPED
+    assert worker.engine.verifications == 1
 
 
 async def test_what_an_unforeseen_error_says_stays_in_the_log(

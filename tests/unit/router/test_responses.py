@@ -29,8 +29,23 @@ def test_headers_tell_what_the_worker_recorded():
     assert headers["X-Warmbase-Base-Commit"] == "c" * 40
     assert headers["X-Warmbase-Queue-Seconds"] == "1.250"
     assert json.loads(headers["X-Warmbase-Adapters"]) == [
-        {"repo": "someone/crayon", "revision": COMMIT, "weight_name": an_adapter().weight_name, "scale": 0.5}
+        {
+            "repo": "someone/crayon",
+            "revision": COMMIT,
+            "weight_name": an_adapter().weight_name,
+            "scale": 0.5,
+            "sha256": result.adapter_digests[0],
+        }
     ]
+    assert headers["X-Warmbase-Digest"] == result.digest
+
+
+def test_strengths_of_parts_and_over_time_are_told_when_they_were_asked_for():
+    ref = an_adapter(blocks=(("unet.mid_block", 0.5),), schedule=((0.5, 0.0),))
+    headers = image_headers(a_record(), a_result(adapters=(ref,)))
+    (told,) = json.loads(headers["X-Warmbase-Adapters"])
+
+    assert (told["blocks"], told["schedule"]) == ([["unet.mid_block", 0.5]], [[0.5, 0.0]])
 
 
 def test_a_warning_is_a_header_of_one_bounded_line():

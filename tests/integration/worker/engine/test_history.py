@@ -254,3 +254,33 @@ def test_a_strength_beyond_the_number_format_is_refused(
 def test_an_adapter_of_another_base_is_refused(sd: DiffusersEngine, adapters: list[CanonicalAdapter]) -> None:
     with pytest.raises(AdapterFault, match="another base"):
         sd.activate([activation(adapters[0])])
+
+
+def test_damage_to_a_weight_that_is_copied_back_is_found_on_the_way_to_the_bare_base(
+    xl_folder: Path, adapters: list[CanonicalAdapter]
+) -> None:
+    engine = open_engine(xl_folder)
+    engine.activate([activation(adapters[0])])
+    pristine = engine._swap._weights._merged._pristine
+    next(iter(pristine.values())).view(-1)[0] += 1
+    with pytest.raises(BaseDamaged, match="copied back"):
+        engine.activate([])
+    with pytest.raises(BaseDamaged):
+        picture(engine)
+
+
+def test_where_a_gpu_has_no_room_pristine_copies_go_to_the_host(
+    xl_folder: Path, adapters: list[CanonicalAdapter]
+) -> None:
+    engine, usual = open_engine(xl_folder), open_engine(xl_folder)
+    usual.activate([activation(adapters[0])])
+    clone = torch.Tensor.clone
+    with (
+        mock.patch.object(torch.Tensor, "clone", side_effect=torch.cuda.OutOfMemoryError),
+        mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: clone(tensor)),
+    ):
+        engine._swap._weights.keep(adapters[0].changes)
+    engine.activate([activation(adapters[0])])
+    assert all(torch.equal(weight, weights_of(usual)[name]) for name, weight in weights_of(engine).items())
+    engine.activate([])
+    engine.verify()
