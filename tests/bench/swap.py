@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 import transformers
 from diffusers import UNet2DConditionModel
 
+from shared.jobs import GenerationParams
 from shared.refs import AdapterRef, RepoId, Revision
 from tests import adapter_files as files
 from tests.tiny_bases import tiny_xl
@@ -35,6 +37,7 @@ from worker.engine.snapshot import Snapshot
 
 HUB = Path(__file__).parents[2] / "deploy/demo/hub/warmbase"
 COMMIT = "0" * 40
+STEPS = 5
 PARTS = ["unet", "text_encoder", "text_encoder_2"]
 
 
@@ -139,47 +142,114 @@ def random_adapter(
 
 
 def report(engine: DiffusersEngine, reference: Any, pair: Sequence[Path], rounds: int) -> None:
-    """Time both arms in turn and print their medians."""
+    """Time all arms in turn and print their medians."""
     adapters = [engine.ingest(path) for path in pair]
-    activations = [[activation(adapter, path)] for adapter, path in zip(adapters, pair, strict=True)]
-    engine.activate(activations[0])  # keeps the pristine copies, as a worker's first jobs do
-    engine.activate(activations[1])
+    wanted = [[activation(adapter, path)] for adapter, path in zip(adapters, pair, strict=True)]
+    weaker = [[activation(adapter, path, 0.5)] for adapter, path in zip(adapters, pair, strict=True)]
+    engine.activate(wanted[0])  # keeps the pristine copies, as a worker's first jobs do
+    engine.activate(wanted[1])
     cycle(reference, pair[0])  # peft's and transformers' imports
-    ours, theirs, restores, ingests, reads = [], [], [], [], []
+    arms: dict[str, Callable[[int], object]] = {
+        "swap": lambda n: engine.activate(wanted[n]),
+        "strength": lambda n: engine.activate(weaker[n]),
+        "copy": lambda n: copy_touched(engine, adapters[n]),
+        "product": lambda n: multiply(adapters[n]),
+        "restore": lambda _: engine.activate([]),
+        "ingest": lambda n: engine.ingest(pair[n]),
+        "read": lambda n: pair[n].read_bytes(),
+        "load and fuse": lambda n: load(reference, pair[n]),
+        "unfuse and unload": lambda _: unload(reference),
+    }
+    took: dict[str, list[float]] = {arm: [] for arm in arms}
     for number in range(rounds):
-        ours.append(timed(engine, lambda n=number: engine.activate(activations[n % 2])))
-        theirs.append(timed(engine, lambda n=number: cycle(reference, pair[n % 2])))
-        ingests.append(timed(engine, lambda n=number: engine.ingest(pair[n % 2])))
-        reads.append(timed(engine, lambda n=number: pair[n % 2].read_bytes()))
-        restores.append(timed(engine, lambda: engine.activate([])))
-        engine.activate(activations[number % 2])
-    swap, full = statistics.median(ours), statistics.median(theirs)
+        for arm, work in arms.items():
+            took[arm].append(timed(engine, lambda work=work, n=number: work(n % 2)))
+        engine.activate(wanted[number % 2])
+    median = {arm: statistics.median(seconds) for arm, seconds in took.items()}
     size = sum(path.stat().st_size for path in pair) / len(pair) / 1e6
     print(f"\n{title(pair[0])} <-> {title(pair[1])}: {size:.1f} MB, {len(adapters[0].changes)} weights")
-    print(
-        f"  swap, both in RAM         {swap * 1e3:10.2f} ms   median of {rounds}, min {min(ours) * 1e3:.2f}"
+    floor, full = median["copy"] + median["product"], median["load and fuse"] + median["unfuse and unload"]
+    row("swap, both in RAM", median["swap"], f"median of {rounds}, min {min(took['swap']) * 1e3:.2f}")
+    row("load+fuse+unfuse+unload", full, f"{full / median['swap']:.1f} x the swap")
+    row("copy of the weights + product", floor, f"the swap is {median['swap'] / floor:.2f} x that (bar: 2.5)")
+    row(
+        "strength only",
+        median["strength"],
+        f"{median['strength'] / median['swap']:.2f} x a swap (bar: 1.0)",
     )
-    print(f"  load+fuse+unfuse+unload   {full * 1e3:10.2f} ms   min {min(theirs) * 1e3:.2f}")
-    print(f"  ratio                     {full / swap:10.1f} x")
-    print(f"  back to the bare base     {statistics.median(restores) * 1e3:10.2f} ms")
-    ingest, read = statistics.median(ingests), statistics.median(reads)
-    print(f"  file to canonical tensors {ingest * 1e3:10.2f} ms   {ingest / read:.1f} x reading its bytes")
+    row("back to the bare base", median["restore"], "")
+    row(
+        "file to canonical tensors",
+        median["ingest"],
+        f"{median['ingest'] / median['read']:.1f} x reading its bytes (bar: 3); "
+        f"load+fuse is {median['load and fuse'] / median['ingest']:.0f} x that (bar: 10)",
+    )
+    bare, active = steps(engine, wanted[0], rounds)
+    row("denoising step", active, f"{active / bare:.3f} x without an adapter (bar: 1.01)")
     apart = difference(engine, reference, adapters, pair)
     print(f"  largest difference of a weight from fuse_lora's: {apart:.1e}")
     engine.verify()
     print("  the base is bit by bit what it was")
 
 
+def row(name: str, seconds: float, remark: str) -> None:
+    print(f"  {name:<30}{seconds * 1e3:10.2f} ms   {remark}".rstrip())
+
+
+def copy_touched(engine: DiffusersEngine, adapter: CanonicalAdapter) -> None:
+    """Copy the weights that the adapter changes: all that memory has to do for a swap."""
+    weights = [engine._targets.weights[name] for name in adapter.changes]
+    torch._foreach_copy_([beside(weight) for weight in weights], weights)
+
+
+_beside: dict[int, torch.Tensor] = {}
+
+
+def beside(weight: torch.Tensor) -> torch.Tensor:
+    """Return memory of a weight's size, which was touched before."""
+    return _beside.setdefault(weight.data_ptr(), weight.clone())
+
+
+@torch.no_grad()
+def multiply(adapter: CanonicalAdapter) -> None:
+    """Multiply the factors of each weight: all that the arithmetic has to do."""
+    for parts in adapter.changes.values():
+        for delta in parts:
+            torch.mm(delta.low_rank.up.float(), delta.low_rank.down.float())
+
+
+def steps(engine: DiffusersEngine, wanted: Sequence[Any], rounds: int) -> tuple[float, float]:
+    """Return seconds of a denoising step without and with an adapter, medians, taken in turn."""
+    found: dict[bool, list[float]] = {False: [], True: []}
+    params = GenerationParams(prompt="a circle", seed=1, steps=STEPS)
+    for _ in range(rounds):
+        for active in found:
+            engine.activate(wanted if active else [])
+            marks: list[float] = []
+            engine.generate(params, lambda _done, _total, marks=marks: marks.append(clock(engine)))
+            found[active] += [later - earlier for earlier, later in pairwise(marks)]
+    return statistics.median(found[False]), statistics.median(found[True])
+
+
+def clock(engine: DiffusersEngine) -> float:
+    synchronise(engine)
+    return time.perf_counter()
+
+
 def cycle(pipeline: Any, path: Path) -> None:
     """What the original did for every request with another adapter."""
     load(pipeline, path)
-    pipeline.unfuse_lora(components=parts(pipeline))
-    pipeline.unload_lora_weights()
+    unload(pipeline)
 
 
 def load(pipeline: Any, path: Path) -> None:
     pipeline.load_lora_weights(path.parent, weight_name=path.name)
     pipeline.fuse_lora(components=parts(pipeline))
+
+
+def unload(pipeline: Any) -> None:
+    pipeline.unfuse_lora(components=parts(pipeline))
+    pipeline.unload_lora_weights()
 
 
 def parts(pipeline: Any) -> list[str]:
@@ -211,8 +281,10 @@ def title(path: Path) -> str:
     return f"{path.parent.name}/{path.name}" if path.is_relative_to(HUB) else path.stem
 
 
-def activation(adapter: CanonicalAdapter, path: Path) -> Activation[CanonicalAdapter]:
-    ref = AdapterRef(repo=RepoId("bench/adapter"), revision=Revision(COMMIT), weight_name=path.name)
+def activation(adapter: CanonicalAdapter, path: Path, scale: float = 1.0) -> Activation[CanonicalAdapter]:
+    ref = AdapterRef(
+        repo=RepoId("bench/adapter"), revision=Revision(COMMIT), weight_name=path.name, scale=scale
+    )
     return Activation(ref=ref, adapter=adapter)
 
 

@@ -277,7 +277,7 @@ def test_where_a_gpu_has_no_room_pristine_copies_go_to_the_host(
     clone = torch.Tensor.clone
     with (
         mock.patch.object(torch.Tensor, "clone", side_effect=torch.cuda.OutOfMemoryError),
-        mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: clone(tensor)),
+        mock.patch.object(torch.Tensor, "pin_memory", clone),
     ):
         engine._swap._weights.keep(adapters[0].changes)
     engine.activate([activation(adapters[0])])
