@@ -1,6 +1,7 @@
 """The composition root: where concrete things meet, and how the process starts and ends."""
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -169,6 +170,9 @@ class WorkerApp(Generic[A]):
         engine = self._build_engine(self._set_stage)
         self._set_stage("warming up")
         engine.generate(WARM_UP, lambda _done, _total: None)
+        # What is there now stays. Else each full collection walks through the libraries and the base.
+        gc.collect()
+        gc.freeze()
         return engine
 
     async def _serve(self, engine: Engine[A], stack: AsyncExitStack) -> ExitCode:

@@ -10,6 +10,7 @@ random weights and adapters of SDXL's usual sizes.
 
 import argparse
 import copy
+import gc
 import logging
 import platform
 import statistics
@@ -51,6 +52,8 @@ def main() -> None:
         paths = arguments.adapters or ([] if arguments.quarter else demo_adapters(engine))
         groups = [paths[:2]] if len(paths) >= 2 else random_adapters(engine, Path(folder))
         reference = copy.deepcopy(engine._pipeline)
+        gc.collect()
+        gc.freeze()  # as a worker does
         for pair in groups:
             report(engine, reference, pair, arguments.rounds)
 

@@ -30,6 +30,7 @@ class DiffusersEngine:
         parts = {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
         adaptable = FAMILIES[info.pipeline_class].adaptable
         self._pipeline = pipeline
+        self._device = pipeline.device  # asking walks through all modules
         self._parts = tuple(parts.values())
         self._scheduled: Sequence[Activation[CanonicalAdapter]] = ()
         self._targets = find_targets({name: parts[name] for name in adaptable if name in parts})
@@ -53,14 +54,14 @@ class DiffusersEngine:
         """
         adapter = ingest(path, self._targets, self._conversion)
         self._vocabulary.check(adapter.words)
-        return pinned(adapter) if self._pipeline.device.type == "cuda" else adapter
+        return pinned(adapter) if self._device.type == "cuda" else adapter
 
     def raise_up(self, adapter: CanonicalAdapter) -> CanonicalAdapter | None:
         """Return the adapter with its bytes on the device; None when that has no room to spare.
 
         May run beside a generation or a swap.
         """
-        return raised(adapter, self._pipeline.device)
+        return raised(adapter, self._device)
 
     def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
         """Make exactly `wanted` active, computed from pristine weights. All of it happens, or none.
