@@ -17,7 +17,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ import torch
 import transformers
 from diffusers import UNet2DConditionModel
 
-from shared.jobs import GenerationParams
 from shared.refs import AdapterRef, RepoId, Revision
 from tests import adapter_files as files
 from tests.tiny_bases import tiny_xl
@@ -224,19 +222,31 @@ def multiply(adapter: CanonicalAdapter) -> None:
 def steps(engine: DiffusersEngine, wanted: Sequence[Any], rounds: int) -> tuple[float, float]:
     """Return seconds of a denoising step without and with an adapter, medians, taken in turn."""
     found: dict[bool, list[float]] = {False: [], True: []}
-    params = GenerationParams(prompt="a circle", seed=1, steps=STEPS)
+    step = one_step(engine)
     for _ in range(rounds):
         for active in found:
             engine.activate(wanted if active else [])
-            marks: list[float] = []
-            engine.generate(params, lambda _done, _total, marks=marks: marks.append(clock(engine)))
-            found[active] += [later - earlier for earlier, later in pairwise(marks)]
+            step()
+            found[active] += [timed(engine, step) for _ in range(STEPS)]
     return statistics.median(found[False]), statistics.median(found[True])
 
 
-def clock(engine: DiffusersEngine) -> float:
-    synchronise(engine)
-    return time.perf_counter()
+def one_step(engine: DiffusersEngine) -> Callable[[], object]:
+    """Return a call of the UNet, of an image and its negative: what the steps of a drawing consist of."""
+    unet = engine._pipeline.unet
+    side, like = unet.config.sample_size, {"device": unet.device, "dtype": unet.dtype}
+    latents = torch.randn(2, unet.config.in_channels, side, side, **like)
+    texts = torch.randn(2, 77, unet.config.cross_attention_dim, **like)
+    more = {}
+    if unet.config.addition_embed_type == "text_time":
+        width = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        more = {"text_embeds": torch.randn(2, width, **like), "time_ids": torch.ones(2, 6, **like)}
+
+    @torch.no_grad()
+    def step() -> object:
+        return unet(latents, 500, encoder_hidden_states=texts, added_cond_kwargs=more)
+
+    return step
 
 
 def cycle(pipeline: Any, path: Path) -> None:
