@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from io import TextIOWrapper
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from deploy.queue_grammar import grammar, or_list
 from deploy.queue_text import (
@@ -34,11 +35,12 @@ from shared.queue.queue import JobQueue, Mode, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import RepoId, base_tag
 
+_UNUSABLE = "the address of Redis cannot be used: look at its port and its options"
 _MODES = {"pause": Mode.PAUSED, "resume": Mode.OPEN, "drain": Mode.DRAINING}
 _WHAT_IT_DOES = {
     Mode.PAUSED: "is paused: jobs are taken and wait, none is handed out; those that run go on",
     Mode.OPEN: "is open: jobs are taken and handed out",
-    Mode.DRAINING: "is being drained: those that wait are handed out, no job is taken",
+    Mode.DRAINING: "is being drained: those that wait are handed out, no new job is taken",
 }
 
 
@@ -66,13 +68,16 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 async def _run(asked: argparse.Namespace, url: str) -> int:
     try:
         redis = command_client(url)
-    except ValueError:  # its message may quote a part of the password
-        _remark("the address of Redis cannot be used: look at its port and its options")
+    except (ValueError, TypeError):  # their messages may quote a part of the password
+        _remark(_UNUSABLE)
         return 2
     try:
         async with redis:
             return await _COMMANDS[asked.command](redis, asked)
-    except QueueUnavailable as error:
+    except TypeError:  # an option that the client's connections do not know, found as they are made
+        _remark(_UNUSABLE)
+        return 2
+    except (QueueUnavailable, RedisError) as error:
         _remark(why_unavailable(error, url))
         return 1
 

@@ -166,7 +166,7 @@ def _adapters(adapters: Sequence[AdapterRef]) -> str:
     if not adapters:
         return "none: the bare base"
     return "\n".join(
-        f"{adapter.repo}, strength {adapter.scale:g}\n"
+        f"{adapter.repo}, strength {adapter.scale:g}{_varying(adapter)}\n"
         f"{_INDENT}commit {adapter.revision}\n"
         f"{_INDENT}file   {printable(adapter.weight_name)}"
         for adapter in adapters
@@ -180,6 +180,12 @@ def _prompts(params: GenerationParams) -> list[tuple[str, str]]:
     return prompts
 
 
+def _varying(adapter: AdapterRef) -> str:
+    parts = [f"{path} x {factor:g}" for path, factor in adapter.blocks]
+    times = [f"from {begin:.0%} of the steps x {factor:g}" for begin, factor in adapter.schedule]
+    return "".join(f", {text}" for text in (*parts, *times))
+
+
 def _params(params: GenerationParams) -> str:
     """What was chosen; the rest is left to the adapter's card and the base."""
     size = f"{params.width or 'any'} x {params.height or 'any'}" if params.width or params.height else None
@@ -191,6 +197,7 @@ def _params(params: GenerationParams) -> str:
             size,
             f"guidance {params.guidance_scale:g}" if params.guidance_scale is not None else None,
             params.scheduler and printable(params.scheduler),
+            params.timestep_spacing and f"{printable(params.timestep_spacing)} timesteps",
             params.image_format.value,
         )
         if text

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from redis import exceptions
 
 from shared.errors import QueueUnavailable
+from shared.server_check import certificate_problem
 
 
-def why_unavailable(error: QueueUnavailable, url: str) -> str:
+def why_unavailable(error: QueueUnavailable | exceptions.RedisError, url: str) -> str:
     """Return why Redis cannot serve, and what to do. Of its address only hosts are said, never a password."""
     where = _hosts(url)
     server = f"Redis at {where}" if where else "Redis"
+    if problem := certificate_problem(error):
+        return f"{server}: {problem}"
     for cause in _causes(error):
         if isinstance(cause, exceptions.AuthenticationError):
             return f"{server} refuses the user or the password: correct them in --redis or REDIS_URL"
@@ -23,10 +26,11 @@ def why_unavailable(error: QueueUnavailable, url: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What lies below an error: a cluster's client wraps what its nodes said."""
-    while cause := error.__cause__:
+    """An error and what lies below it: a cluster's client wraps what its nodes said."""
+    cause: BaseException | None = error
+    while cause:
         yield cause
-        error = cause
+        cause = cause.__cause__
 
 
 def _hosts(url: str) -> str:

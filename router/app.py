@@ -19,10 +19,11 @@ from router.waiting import JobWaiter
 from shared.config import RouterConfig
 from shared.pools import BasePool, PoolDirectory
 from shared.queue.queue import QueueSettings
-from shared.redis_client import command_client, pubsub_client, translate_errors
+from shared.redis_address import ManyServers, parse_address
+from shared.redis_client import command_client, pubsub_client
 from shared.results.opening import open_results
 from shared.sealing import Sealer
-from shared.server_check import ROUTER_COMMANDS, check_server
+from shared.server_check import ROUTER_COMMANDS, check_server, has_room
 
 LARGEST_BODY = 4 << 20
 """Bytes. Far more than any prompt, so that an image sent by mistake is told so, not cut off."""
@@ -67,11 +68,12 @@ async def _redis(app: web.Application) -> AsyncIterator[None]:
         app[POOLS] = PoolDirectory(redis)
         app[QUEUES] = Queues(redis, settings, app[METRICS], results)
 
-        async def ping() -> None:
-            with translate_errors():
-                await redis.ping()
-
-        async with ServerGuard(lambda: check_server(redis, ROUTER_COMMANDS), ping) as app[SERVER]:
+        # Of a cluster each base has a node of its own, of which the others know nothing.
+        of_many = isinstance(parse_address(common.redis_url), ManyServers)
+        guard = ServerGuard(
+            lambda: check_server(redis, ROUTER_COMMANDS), None if of_many else lambda: has_room(redis)
+        )
+        async with guard as app[SERVER]:
             yield
 
 

@@ -54,7 +54,7 @@ _KINDS = (
 )
 """The first whose name is found counts: those that are parts of others come after them."""
 
-_STEPS = re.compile(r"(\d{1,2})[-_ ]?steps?(?![a-z])")
+_STEPS = re.compile(r"(?<!\d)([1-9]\d?)[-_ ]?steps?(?![a-z])")
 
 
 def few_step_defaults(repo: RepoId, weight_name: str) -> CardDefaults | None:

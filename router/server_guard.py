@@ -1,14 +1,14 @@
 """Whether the router may put jobs on the server that it has: looked at again and again, not per request.
 
-Who asks while the server is silent is told so at once; only those who came before that was known have to
-wait for their time-out.
+Who asks while the server is silent or nearly full is told so at once; only those who came before that was
+known have to wait for their time-out.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from shared.errors import QueueUnavailable
 from shared.redis_client import SILENT
@@ -20,45 +20,46 @@ LOOK_EVERY = 10.0
 LOOK_AGAIN = 1.0
 """Seconds between looks: at a server that was good, and at one that was not or did not answer."""
 
-PING_EVERY = 1.0
-PONG_WITHIN = 0.7
-"""Seconds. A server that is later than that is taken for silent, and so is one that is overrun. Less than a
-connection may take, so that a server which refuses at once is told from one that says nothing."""
+ASK_EVERY = 1.0
+ANSWER_WITHIN = 0.7
+"""Seconds. A server that is later than that is taken for silent until it answers, and so is one that is
+overrun. Less than a connection may take: one that refuses at once is told from one that is silent."""
 
+NEARLY_FULL = "the queue has hardly any memory left; try again in a moment"
 CLOSED = "the queue cannot be used as it is set up; /ready tells its operator why"
 
 
 class ServerGuard:
     """Remembers what the last look at the server found. An async context manager that owns the looking.
 
-    Args of the constructor: `check` is `shared.server_check.check_server` with its arguments; `ping` returns
-    once the server has answered.
+    Args of the constructor: `check` is `shared.server_check.check_server` with its arguments, `has_room` is
+    `shared.server_check.has_room` with its; None where no one server speaks for all, as in a cluster.
     """
 
     def __init__(
         self,
         check: Callable[[], Awaitable[tuple[str, ...]]],
-        ping: Callable[[], Awaitable[None]],
+        has_room: Callable[[], Coroutine[Any, Any, bool]] | None,
         *,
         look_every: float = LOOK_EVERY,
         look_again: float = LOOK_AGAIN,
     ) -> None:
         self._check = check
-        self._ping = ping
+        self._has_room = has_room
         self._look_every = look_every
         self._look_again = look_again
         self._looked = asyncio.Event()
         self._wrong: WrongServer | None = None
-        self._silent = False
+        self._refusal = ""
+        self._failed = False
         self._said: tuple[str, ...] = ()
         # Beside cancelling: until Python 3.12, asyncio.wait_for inside redis-py may swallow a cancel.
         self._closing = False
 
     async def __aenter__(self) -> Self:
-        self._loops = (
-            asyncio.create_task(self._look(), name="look at the server"),
-            asyncio.create_task(self._listen(), name="listen to the server"),
-        )
+        self._loops = [asyncio.create_task(self._look(), name="look at the server")]
+        if self._has_room:
+            self._loops.append(asyncio.create_task(self._ask(self._has_room), name="ask the server"))
         return self
 
     async def __aexit__(
@@ -85,8 +86,8 @@ class ServerGuard:
         Raises:
             QueueUnavailable: they may not.
         """
-        if self._silent:
-            raise QueueUnavailable(SILENT)
+        if self._refusal:
+            raise QueueUnavailable(self._refusal)
         await self._looked.wait()
         if self._wrong:
             raise QueueUnavailable(CLOSED)
@@ -106,24 +107,38 @@ class ServerGuard:
             self._looked.set()
             await asyncio.sleep(self._look_every if good else self._look_again)
 
-    async def _listen(self) -> None:
+    async def _ask(self, has_room: Callable[[], Coroutine[Any, Any, bool]]) -> None:
         while not self._closing:
+            asking = asyncio.create_task(has_room())
             try:
-                async with asyncio.timeout(PONG_WITHIN):
-                    await self._ping()
-                silent = False
-            except TimeoutError:
-                silent = True
-            except QueueUnavailable:
-                silent = False  # it is gone, and says so to each request at once
-            except Exception:  # as for a look
-                logger.exception("the server could not be asked", extra={"action": "ping_failed"})
-                silent = False
-            if silent != self._silent:
-                self._silent = silent
-                say = logger.warning if silent else logger.info
-                say("server %s", "silent" if silent else "answers again", extra={"action": "ping"})
-            await asyncio.sleep(PING_EVERY)
+                in_time, _ = await asyncio.wait({asking}, timeout=ANSWER_WITHIN)
+                if not in_time:
+                    self._refuse(SILENT)
+                # Not cut short: by its own time-out the client learns to look for another way.
+                self._refuse(await self._answer(asking, late=not in_time))
+            finally:
+                asking.cancel()
+            await asyncio.sleep(ASK_EVERY)
+
+    async def _answer(self, asking: "asyncio.Task[bool]", *, late: bool) -> str:
+        """Return why jobs are refused now; empty when they are not."""
+        try:
+            refusal = "" if await asking else NEARLY_FULL
+        except QueueUnavailable:
+            return SILENT if late else ""  # what is gone says so to each request at once
+        except Exception:  # as for a look
+            if not self._failed:
+                logger.exception("the server could not be asked", extra={"action": "ask_failed"})
+            self._failed = True
+            return ""
+        self._failed = False
+        return refusal
+
+    def _refuse(self, refusal: str) -> None:
+        if refusal != self._refusal:
+            say = logger.warning if refusal else logger.info
+            say("new jobs: %s", refusal or "taken again", extra={"action": "admission"})
+        self._refusal = refusal
 
     def _told(self, unchecked: tuple[str, ...]) -> None:
         if self._wrong:

@@ -14,12 +14,15 @@ from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
 
 from shared.errors import QueueUnavailable
-from shared.queue.keys import DONE_PATTERN, POOLS, BaseKeys
+from shared.queue.keys import ALL_BASES, DONE_PATTERN, POOLS, BaseKeys
 from shared.queue.scripts import LUA
 from shared.redis_client import translate_errors
 
 OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 """The first that know scripts with flags."""
+
+FULL = 0.9
+"""The part of its memory above which a server gets no new jobs."""
 
 _KEYS = BaseKeys("check")
 """No base has this tag, which is no digest."""
@@ -126,6 +129,25 @@ async def check_server(redis: Redis, commands: Iterable[str]) -> tuple[str, ...]
     return tuple(dict.fromkeys(unknown for facts in servers for unknown in unknowns_of(facts)))
 
 
+async def has_room(redis: Redis) -> bool:
+    """Whether a single server has memory for more jobs: those that run need what is left of it to end.
+
+    Images that it keeps do not count, because they make room. True where the server does not say.
+
+    Raises:
+        QueueUnavailable: it does not answer.
+    """
+    with translate_errors():
+        try:
+            memory = await redis.info("memory")
+        except (exceptions.NoPermissionError, exceptions.ResponseError):
+            await redis.ping()
+            return True
+        images = int(await redis.get(BaseKeys(ALL_BASES).blob_bytes) or 0)
+    most = memory.get("maxmemory", 0)
+    return not most or memory["used_memory"] - images < FULL * most
+
+
 def log_unchecked(unchecked: Iterable[str]) -> None:
     """Say what could not be found out, for the operator to look at; nothing if there is nothing."""
     for what in unchecked:
@@ -167,14 +189,26 @@ def unknowns_of(facts: ServerFacts) -> list[str]:
     return unknowns
 
 
+def _untrusted(why: str) -> str:
+    """Say what to change. OpenSSL's words go in only where they name no host."""
+    if "mismatch" in why:
+        return (
+            "the server's certificate is for another host name than that in REDIS_URL: use the name that it "
+            "is for, or give the server a certificate for this one"
+        )
+    if "expired" in why or "not yet valid" in why:
+        return f"the server's {why}: give the server a valid one"
+    return (
+        f"the server's certificate is not trusted ({why}): "
+        "let ssl_ca_certs in REDIS_URL name the authority that signed it"
+    )
+
+
 def certificate_problem(error: BaseException | None) -> str | None:
     """Return what is wrong with a certificate, the server's or ours, if it was that which failed."""
     while error:
         if found := _UNTRUSTED.search(str(error)):
-            return (
-                f"the server's certificate is not trusted ({found['why']}): "
-                "let ssl_ca_certs in REDIS_URL name the authority that signed it"
-            )
+            return _untrusted(found["why"])
         if _CERTIFICATE_WANTED in str(error):
             return (
                 "the server asks for a certificate of its clients: name one in REDIS_URL with ssl_certfile "

@@ -28,10 +28,10 @@ a digest (`shared.refs.base_tag`), never text of a user.
 | `P:done`, `P:control` | channels | job ids: finished; cancelled | - |
 | `warmbase:pools` | sorted set | description of a live worker -> its expiry | entries leave on expiry |
 
-`P` is `warmbase:2:{tag}`; the number is the version of this layout.
+`P` is `warmbase:3:{tag}`; the number is the version of this layout.
 """
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 PREFIX = f"warmbase:{LAYOUT_VERSION}"
 
 POOLS = "warmbase:pools"

@@ -175,7 +175,7 @@ class Mode(StrEnum):
     PAUSED = "paused"
     """Jobs are taken and wait; none is handed out."""
     DRAINING = "draining"
-    """No job is taken; those that wait are handed out."""
+    """No new job is taken; those that wait are handed out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -423,6 +423,8 @@ class JobQueue:
 
     async def dead(self, most: int | None = None) -> list[JobId]:
         """Return the jobs that were given up, the latest first: all, or at most so many."""
+        if most == 0:
+            return []
         last = -1 if most is None else most - 1
         with translate_errors():
             found = cast("list[bytes]", await self._redis.zrange(self._keys.dead, 0, last, desc=True))
@@ -431,7 +433,9 @@ class JobQueue:
     async def revive(self, job: JobId) -> bool:
         """Have a job that was given up run again, as if it came now. False: no such job was given up.
 
-        Its caller's token is not kept: adapters that only the caller may read fail once more.
+        Its caller's token is not kept: adapters that only the caller may read fail once more. An operator's
+        wish, so that neither caps nor draining keep it out. After a lost reply the second call says False,
+        for the job is no longer given up; so it does for `drop`.
         """
         return bool(await self._revive.run(self._keys.of_queue(), job))
 

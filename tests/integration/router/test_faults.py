@@ -16,6 +16,7 @@ from deploy.ports import free_ports
 from router.queues import refusal
 from shared.jobs import WorkerId
 from shared.pools import PoolDirectory
+from shared.queue.keys import ALL_BASES, BaseKeys
 from shared.queue.queue import Enqueued, JobQueue, QueueSettings
 from shared.refs import base_tag
 from tests.builders import BASE, a_job, a_result, a_worker, some_params, some_timings
@@ -90,8 +91,32 @@ async def test_a_server_without_memory_refuses_the_new_and_ends_the_old(http, ro
         await redis.config_set("maxmemory", 0)
     worker.free.set()
 
+    async def takes_jobs():
+        return (await ask(http, router))[0] == 200
+
     assert (await running)[0] == 200
-    assert (await ask(http, router))[0] == 200
+    await eventually(takes_jobs)
+
+
+async def test_a_server_that_is_nearly_full_gets_no_new_jobs_but_images_do_not_count(
+    http, router, worker, redis
+):
+    async def is_refused_for_memory():
+        status, body = await ask(http, router)
+        return status == 503 and "memory" in body
+
+    async def takes_jobs():
+        return (await ask(http, router))[0] == 200
+
+    used = (await redis.info("memory"))["used_memory"]
+    try:
+        await redis.config_set("maxmemory", int(used * 1.05))
+        await eventually(is_refused_for_memory)
+        await redis.set(BaseKeys(ALL_BASES).blob_bytes, used // 2)
+        await eventually(takes_jobs)
+    finally:
+        await redis.config_set("maxmemory", 0)
+    await redis.delete(BaseKeys(ALL_BASES).blob_bytes)
 
 
 async def test_a_client_that_leaves_while_its_job_waits_takes_it_off_the_queue(http, router, worker):

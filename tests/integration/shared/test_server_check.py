@@ -96,8 +96,8 @@ async def test_a_user_without_info_is_told_what_was_not_checked(server):
         (("~*", "&*", "+@all", "-hset"), "HSET"),
         (("~*", "&*", "+@all", "-ping"), "PING"),
         (("~*", "+@all"), "SUBSCRIBE warmbase:"),
-        (("~warmbase:2:*", "&*", "+@all"), "ZADD warmbase:pools"),
-        (("~warmbase:pools", "&*", "+@all"), "EVAL warmbase:2:"),
+        (("~warmbase:3:*", "&*", "+@all"), "ZADD warmbase:pools"),
+        (("~warmbase:pools", "&*", "+@all"), "EVAL warmbase:3:"),
     ],
 )
 async def test_a_user_that_may_not_do_its_work_is_told_what_is_missing(server, rules, missing):

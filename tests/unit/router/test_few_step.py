@@ -16,6 +16,8 @@ TCD = {"guidance_scale": 0.0, "scheduler": "TCDScheduler"}
     [
         ("latent-consistency/lcm-lora-sdxl", STANDARD, LCM),
         ("some/collection", "LCM_LoRA_Weights_SD15.safetensors", LCM),
+        ("some/collection", "lcm-lora-2000-steps.safetensors", LCM),
+        ("some/collection", "lcm_1250steps.safetensors", LCM),
         ("h1t/TCD-SDXL-LoRA", STANDARD, CardDefaults(steps=4, **TCD)),
         ("ByteDance/SDXL-Lightning", "sdxl_lightning_8step_lora.safetensors", CardDefaults(steps=8, **EULER)),
         ("some/mirror", "sdxl_lightning_2step_lora.safetensors", CardDefaults(steps=2, **EULER)),
