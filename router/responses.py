@@ -18,6 +18,7 @@ from shared.refs import RepoId
 
 REQUEST_ID = "X-Request-Id"
 LONGEST_HEADER = 500
+LONGEST_LIST = 4000
 
 
 def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
@@ -28,7 +29,7 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
         "X-Job-Id": record.id,
         "X-Warmbase-Base": result.base,
         "X-Warmbase-Base-Commit": result.base_revision,
-        "X-Warmbase-Adapters": json.dumps(_adapters_view(result)),
+        "X-Warmbase-Adapters": _adapters_header(result),
         "X-Warmbase-Digest": result.digest,
         "X-Warmbase-Seed": str(result.seed),
         "X-Warmbase-Steps": str(result.steps),
@@ -43,14 +44,25 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
     }
 
 
-def _adapters_view(result: JobResult) -> list[dict[str, object]]:
-    """Return the adapters that were in the weights, without what was not asked for."""
+def _adapters_header(result: JobResult) -> str:
+    """Return the adapters that were in the weights as JSON, without what was not asked for.
+
+    Clients and proxies refuse long headers: then parts and schedules are left out, which stand in the job.
+    """
     views = [
         {name: value for name, value in asdict(adapter).items() if value != ()} for adapter in result.adapters
     ]
     for view, digest in zip(views, result.adapter_digests, strict=False):
         view["sha256"] = digest
-    return views
+    text = json.dumps(views)
+    if len(text) <= LONGEST_LIST:
+        return text
+    return json.dumps(
+        [
+            {name: "left out" if name in {"blocks", "schedule"} else value for name, value in view.items()}
+            for view in views
+        ]
+    )
 
 
 def path_commit(model: RepoId, result: JobResult) -> str:

@@ -48,6 +48,15 @@ def test_strengths_of_parts_and_over_time_are_told_when_they_were_asked_for():
     assert (told["blocks"], told["schedule"]) == ([["unet.mid_block", 0.5]], [[0.5, 0.0]])
 
 
+def test_a_header_that_clients_would_refuse_leaves_out_what_makes_it_long():
+    blocks = tuple((f"unet.up_blocks.{number}.*.0", 0.5) for number in range(64))
+    headers = image_headers(a_record(), a_result(adapters=(an_adapter(blocks=blocks),) * 4))
+    told = json.loads(headers["X-Warmbase-Adapters"])
+
+    assert len(headers["X-Warmbase-Adapters"]) < 4000
+    assert [each["blocks"] for each in told] == ["left out"] * 4
+
+
 def test_a_warning_is_a_header_of_one_bounded_line():
     result = a_result(warnings=("a/b: 1 of its layers\r\nSet-Cookie: x", "c/d: ünknown " + "y" * 1000))
     header = image_headers(a_record(), result)["X-Warmbase-Warning"]
