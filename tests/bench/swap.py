@@ -211,12 +211,17 @@ def beside(weight: torch.Tensor) -> torch.Tensor:
     return _beside.setdefault(weight.data_ptr(), weight.clone())
 
 
+_products: dict[tuple[int, int], torch.Tensor] = {}
+
+
 @torch.no_grad()
 def multiply(adapter: CanonicalAdapter) -> None:
     """Multiply the factors of each weight: all that the arithmetic has to do."""
     for parts in adapter.changes.values():
         for delta in parts:
-            torch.mm(delta.low_rank.up.float(), delta.low_rank.down.float())
+            up, down = delta.low_rank.up.float(), delta.low_rank.down.float()
+            shape = up.shape[0], down.shape[1]
+            torch.mm(up, down, out=_products.setdefault(shape, torch.empty(shape, device=up.device)))
 
 
 def steps(engine: DiffusersEngine, wanted: Sequence[Any], rounds: int) -> tuple[float, float]:
