@@ -4,16 +4,18 @@ import re
 from typing import Protocol
 
 from shared.errors import WorkerFault
+from shared.jobs import JobId
 from shared.queue.queue import Lease
 
 GONE = "the image has expired; run the job again"
+SOURCE_GONE = "the picture that the job starts from has expired; send the request again"
 NO_ROOM = "there is no room for the image, even without the older ones"
 
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}-[0-9]{1,19}")
 
 
 class ResultStore(Protocol):
-    """Images of all bases, each under a name that only one attempt writes.
+    """Images of all bases, each under a name that only one attempt writes, and pictures that jobs start from.
 
     All of them together stay within a number of bytes: the oldest go first.
     """
@@ -25,6 +27,15 @@ class ResultStore(Protocol):
             ImageTooLarge: it alone is larger than all images together may be.
             WorkerFault: there is no room, and none can be made now.
             QueueUnavailable: the server does not answer.
+        """
+
+    async def put_source(self, job: JobId, data: bytes, seconds: float) -> None:
+        """Keep the picture that a job starts from, as `source_name` of the job. May be repeated.
+
+        It counts as the images do, and is kept for `seconds` at least, unless later ones need the room.
+
+        Raises:
+            as `put`.
         """
 
     async def get(self, name: str) -> bytes:
@@ -52,6 +63,11 @@ class ImageTooLarge(WorkerFault):
 def attempt_name(lease: Lease) -> str:
     """Return the name that only this attempt writes. It begins with the job's id."""
     return f"{lease.job.id}-{lease.fence}"
+
+
+def source_name(job: JobId) -> str:
+    """Return the name of the picture that a job starts from. No attempt writes it: fences begin with 1."""
+    return f"{job}-0"
 
 
 def is_name(text: str) -> bool:
