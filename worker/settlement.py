@@ -118,6 +118,7 @@ class Settlement:
             scheduler=made.scheduler,
             width=made.width,
             height=made.height,
+            strength=made.strength,
             warnings=drawn.warnings,
             timings=Timings(
                 fetch=drawn.fetch, swap=drawn.swap, inference=drawn.inference, encode=encode_seconds
