@@ -20,7 +20,7 @@ from router.schemas import GenerationRequest
 from router.waiting import JobWaiter
 from shared.config import Limits
 from shared.errors import ErrorCode, InvalidRequest, RepoForbidden, ResultGone, WarmbaseError
-from shared.jobs import Job, JobRecord, JobStatus, new_job_id
+from shared.jobs import Job, JobRecord, JobResult, JobStatus, new_job_id
 from shared.pools import BasePool
 from shared.queue.queue import IdempotencyKey
 from shared.refs import RepoId, Revision
@@ -41,11 +41,13 @@ class Submission:
     Attributes:
         model: today's id of the path's model, to find it in the result.
         workers: how many serve the base now.
+        source: the bytes of the picture that the job starts from.
     """
 
     job: Job
     model: RepoId
     workers: int
+    source: bytes | None = None
     idempotency: IdempotencyKey | None = None
 
 
@@ -104,6 +106,7 @@ class Submissions:
             ),
             idempotency=idempotency_of(request, tenant),
             model=model.repo,
+            source=request.source.data if request.source else None,
             workers=len(pool.workers) if pool else 0,
         )
 
@@ -117,6 +120,7 @@ class Submissions:
             QueueUnavailable: Redis does not answer.
         """
         job = submission.job
+        await self._keep_source(submission)
         try:
             admitted = await self._queues.admit(job, submission.workers, submission.idempotency)
             return await self._queues.record(admitted)
@@ -137,6 +141,7 @@ class Submissions:
         begin, job = time.monotonic(), submission.job
         outcome, reason = JobStatus.CANCELLED.value, "client_left"
         try:
+            await self._keep_source(submission)
             record = await self._waiter.run(job, submission.workers, submission.idempotency)
             outcome, reason = _outcome(record)
         except WarmbaseError as error:
@@ -150,8 +155,8 @@ class Submissions:
     async def draw(self, submission: Submission) -> tuple[JobRecord, bytes]:
         """Run the job and return its record with its image.
 
-        An image that is gone before it could be read is drawn once more: under a new id, with the same seed,
-        in what is left of the request's time.
+        An image that is gone before it could be read, or whose source was gone before the worker read it, is
+        drawn once more: under a new id, with the same seed, in what is left of the request's time.
 
         Raises:
             EndedBadly: the job ended without an image.
@@ -159,8 +164,11 @@ class Submissions:
         """
         begin = time.monotonic()
         record = await self.run(submission)
-        result = drawn(record)
+        seed = submission.job.params.seed
         try:
+            result = _drawn(record)
+            # of a key's job, which another request may have begun
+            seed = result.seed
             return record, await self._queues.image(result)
         except ResultGone:
             left = submission.job.timeout - (time.monotonic() - begin)
@@ -168,11 +176,16 @@ class Submissions:
                 raise
         logger.warning("image gone before it was read", extra={"action": "run_again", "job": record.id})
         job = submission.job
-        # of a key's job, which another request may have begun: its seed, and no second job under the key
-        params = replace(job.params, seed=result.seed)
+        params = replace(job.params, seed=seed)
+        # no second job under the key
         again = replace(job, id=new_job_id(job.base), params=params, timeout=left)
         record = await self.run(replace(submission, job=again, idempotency=None))
         return record, await self._queues.image(drawn(record))
+
+    async def _keep_source(self, submission: Submission) -> None:
+        """Have the picture in the store before its job is in the queue."""
+        if submission.source is not None:
+            await self._queues.keep_source(submission.job, submission.source)
 
     async def inspect(
         self, repo: RepoId, revision: str | None, token: str | None
@@ -233,6 +246,13 @@ def _bases(found: Classification) -> tuple[RepoId, ...]:
             return ()
         case _:
             assert_never(found)
+
+
+def _drawn(record: JobRecord) -> JobResult:
+    """As `problems.drawn`, but a job whose source was gone is one whose image is."""
+    if record.error is not None and record.error.code is ErrorCode.RESULT_GONE:
+        raise ResultGone(record.error.message)
+    return drawn(record)
 
 
 def _outcome(record: JobRecord) -> tuple[str, str]:
