@@ -18,6 +18,10 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 """Of eight bits. What has more is cut off by a conversion, not scaled."""
 
+SCAN = b"\xff\xda"
+MOST_SCANS = 100
+"""A JPEG may go over all its pixels once for a few bytes; those of cameras and editors do about ten times."""
+
 BACKGROUND = "white"
 """Behind what is transparent."""
 
@@ -52,6 +56,8 @@ def _decoded(data: bytes, limits: Limits) -> Image.Image:
             raise _too_many_pixels(limits)
         if image.mode not in MODES:
             raise InvalidRequest(FIELD, f"has pixels of the kind {image.mode}: send 8 bits per colour")
+        if image.format == "JPEG" and data.count(SCAN) > MOST_SCANS:
+            raise InvalidRequest(FIELD, f"is drawn in more than {MOST_SCANS} passes: save it anew")
         image.load()
         return _opaque(ImageOps.exif_transpose(image))
 

@@ -130,6 +130,13 @@ def test_a_bomb_is_refused_by_its_header_and_takes_no_memory(size):
     assert peak < 4 << 20
 
 
+def test_a_jpeg_of_very_many_passes_is_refused():
+    data = saved(red(), "JPEG", progressive=True)
+    assert read(data).size == (64, 48)
+    last = data.rindex(b"\xff\xda")
+    assert "passes" in refusal(data[:last] + data[last:-2] * 200 + data[-2:])
+
+
 def test_text_that_unpacks_to_much_is_refused():
     chunk = b"zTXtk\0\0" + zlib.compress(bytes(80 << 20))
     chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
