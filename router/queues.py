@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from redis.asyncio import Redis
 
+from router.body import SourcePicture
 from router.metrics import Metrics
 from shared.errors import (
     AdapterRejected,
@@ -69,14 +70,14 @@ class Queues:
             self._metrics.job_enqueued(job)
         return admission.job
 
-    async def keep_source(self, job: Job, data: bytes) -> None:
+    async def keep_source(self, job: Job, source: SourcePicture) -> None:
         """Keep the picture that a job starts from, for as long as the job may wait.
 
         Raises:
             WorkerFault: there is no room for it.
             QueueUnavailable: Redis does not answer.
         """
-        await self._results.put_source(job.id, data, job.timeout + SOURCE_MARGIN)
+        await self._results.put_source(job.base, source.digest, source.data, job.timeout + SOURCE_MARGIN)
 
     async def record(self, job: JobId) -> JobRecord:
         """Return what Redis knows of a job.

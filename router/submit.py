@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from router.base_aliases import current_id
+from router.body import SourcePicture
 from router.callers import idempotency_of, tenant_of
 from router.catalogue import Catalogue
 from router.classify import Classification, FullModel, LoraAdapter, Unsupported, classify
@@ -41,13 +42,13 @@ class Submission:
     Attributes:
         model: today's id of the path's model, to find it in the result.
         workers: how many serve the base now.
-        source: the bytes of the picture that the job starts from.
+        source: the picture that the job starts from.
     """
 
     job: Job
     model: RepoId
     workers: int
-    source: bytes | None = None
+    source: SourcePicture | None = None
     idempotency: IdempotencyKey | None = None
 
 
@@ -106,7 +107,7 @@ class Submissions:
             ),
             idempotency=idempotency_of(request, tenant),
             model=model.repo,
-            source=request.source.data if request.source else None,
+            source=request.source,
             workers=len(pool.workers) if pool else 0,
         )
 

@@ -84,7 +84,7 @@ class GenerationParams:
         scheduler: the class name of a diffusers scheduler.
         timestep_spacing: the option of that name that it is made with; the base's own when None.
         source: SHA-256 of the picture that the drawing starts from, hexadecimal; None to draw from noise.
-            Its bytes are in the result store, under a name that the job's id gives.
+            Its bytes are in the result store, under a name that this gives.
         strength: how much of that picture is drawn anew, from 0 to 1.
     """
 

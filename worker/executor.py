@@ -95,15 +95,15 @@ class JobExecutor(Generic[A]):
         """
         job = running.lease.job
         started = self._clock()
-        if job.params.source is not None:
-            running.source = await _in_time(running, self._source(job))
+        if digest := job.params.source:
+            running.source = await _in_time(running, self._source(job, digest))
         await _in_time(running, self._store.fetch(job.adapters, self._token(job)))
         return self._clock() - started
 
-    async def _source(self, job: Job) -> Image:
+    async def _source(self, job: Job, digest: str) -> Image:
         """Return the picture that the job starts from."""
         try:
-            data = await self._results.get(source_name(job.id))
+            data = await self._results.get(source_name(job.base, digest))
         except ResultGone as error:
             raise ResultGone(SOURCE_GONE) from error
         read = partial(read_picture, data, job.params, self._engine.info.size_multiple, LIMITS)

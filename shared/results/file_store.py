@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ResultGone, WorkerFault
-from shared.jobs import JobId
 from shared.queue.queue import Lease
+from shared.refs import RepoId
 from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, is_name, source_name
 
 LOCK = ".lock"
@@ -57,13 +57,13 @@ class FileResults:
         await asyncio.to_thread(self._put, name, data, self._clock())
         return name
 
-    async def put_source(self, job: JobId, data: bytes, seconds: float) -> None:
-        """Keep the picture that a job starts from."""
+    async def put_source(self, base: RepoId, digest: str, data: bytes, seconds: float) -> None:
+        """Keep a picture that jobs start from."""
         if len(data) > self._most_bytes:
             raise ImageTooLarge(len(data), self._most_bytes)
         # a file is over a ttl after its time: one that is kept for longer is of a later time
         since = self._clock() + max(0.0, seconds - self._ttl)
-        await asyncio.to_thread(self._put, source_name(job), data, since)
+        await asyncio.to_thread(self._put, source_name(base, digest), data, since)
 
     async def get(self, name: str) -> bytes:
         """Return the image."""

@@ -18,6 +18,7 @@ from shared.jobs import JobId, job_base_tag
 from shared.queue.keys import ALL_BASES, BaseKeys
 from shared.queue.queue import Lease
 from shared.redis_client import translate_errors
+from shared.refs import RepoId
 from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, source_name
 
 LUA = Path(__file__).parent / "lua"
@@ -45,9 +46,9 @@ class RedisResults:
         await self._put_named(name, data, self._ttl)
         return name
 
-    async def put_source(self, job: JobId, data: bytes, seconds: float) -> None:
-        """Keep the picture that a job starts from."""
-        await self._put_named(source_name(job), data, max(self._ttl, math.ceil(seconds)))
+    async def put_source(self, base: RepoId, digest: str, data: bytes, seconds: float) -> None:
+        """Keep a picture that jobs start from."""
+        await self._put_named(source_name(base, digest), data, max(self._ttl, math.ceil(seconds)))
 
     async def _put_named(self, name: str, data: bytes, ttl: int) -> None:
         if len(data) > self._most_bytes:

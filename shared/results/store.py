@@ -4,12 +4,15 @@ import re
 from typing import Protocol
 
 from shared.errors import WorkerFault
-from shared.jobs import JobId
 from shared.queue.queue import Lease
+from shared.refs import RepoId, base_tag
 
 GONE = "the image has expired; run the job again"
 SOURCE_GONE = "the picture that the job starts from has expired; send the request again"
 NO_ROOM = "there is no room for the image, even without the older ones"
+
+SOURCE_DIGITS = 32
+"""Of a digest, in the place of an id's random ones."""
 
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}-[0-9]{1,19}")
 
@@ -29,8 +32,8 @@ class ResultStore(Protocol):
             QueueUnavailable: the server does not answer.
         """
 
-    async def put_source(self, job: JobId, data: bytes, seconds: float) -> None:
-        """Keep the picture that a job starts from, as `source_name` of the job. May be repeated.
+    async def put_source(self, base: RepoId, digest: str, data: bytes, seconds: float) -> None:
+        """Keep a picture that jobs of `base` start from, as `source_name`. The same one is kept once.
 
         It counts as the images do, and is kept for `seconds` at least, unless later ones need the room.
 
@@ -65,9 +68,9 @@ def attempt_name(lease: Lease) -> str:
     return f"{lease.job.id}-{lease.fence}"
 
 
-def source_name(job: JobId) -> str:
-    """Return the name of the picture that a job starts from. No attempt writes it: fences begin with 1."""
-    return f"{job}-0"
+def source_name(base: RepoId, digest: str) -> str:
+    """Return the name of a picture that jobs start from. No attempt writes it: their fences begin with 1."""
+    return f"{base_tag(base)}-{digest[:SOURCE_DIGITS]}-0"
 
 
 def is_name(text: str) -> bool:

@@ -181,7 +181,7 @@ class PixelWorker:
         params = lease.job.params
         if params.source is not None:
             try:
-                self.sources.append(await self.results.get(source_name(lease.job.id)))
+                self.sources.append(await self.results.get(source_name(BASE, params.source)))
             except ResultGone as error:
                 gone = JobError(code=error.code, message=SOURCE_GONE)
                 await self.queue.fail(lease, gone, retry=False)

@@ -112,6 +112,15 @@ async def test_one_key_stands_for_one_picture(http, router, worker):
     assert b'"field": "Idempotency-Key"' in body
 
 
+async def test_the_same_picture_is_kept_once(http, router, worker, redis):
+    for prompt in ("a cat", "a dog"):
+        body = {"inputs": TEXT, "parameters": {"prompt": prompt}}
+        response, _ = await post(http, router, json=body)
+        assert response.status == 200
+    assert len(await redis.keys(f"*:blob:{source_name(BASE, worker.jobs[0].params.source)}")) == 1
+    assert len(await redis.keys("*:blob:*")) == 3
+
+
 class ForgettingResults:
     """Loses the first `times` pictures that are asked for."""
 
@@ -191,5 +200,5 @@ async def test_pictures_may_wait_in_files(http, start_router, worker, tmp_path, 
 
     assert response.status == 200, body
     assert Image.open(io.BytesIO(body)).size == (1, 1)
-    assert (tmp_path / "images" / source_name(worker.jobs[0].id)).read_bytes() == PICTURE
+    assert (tmp_path / "images" / source_name(BASE, worker.jobs[0].params.source)).read_bytes() == PICTURE
     assert await redis.keys("*:blob*") == []

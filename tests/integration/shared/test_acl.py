@@ -10,6 +10,7 @@ from redis.exceptions import NoPermissionError
 
 import shared
 from deploy.queue_command import main
+from router.body import SourcePicture
 from router.metrics import Metrics
 from router.queues import Queues
 from router.waiting import JobWaiter
@@ -124,7 +125,8 @@ async def test_router_and_worker_do_all_their_work(urls, router, worker):
         await control.subscribe(BaseKeys(TAG).control)
         await asks.attend("router")
         drawn, failed, cancelled = a_job(), a_job(), a_job()
-        await queues.keep_source(drawn, b"a picture")
+        picture = SourcePicture(data=b"a picture", digest="ab" * 32)
+        await queues.keep_source(drawn, picture)
         await asks.enqueue(drawn, IdempotencyKey(key="k", request="r"), "router")
         await asks.enqueue(failed)
         await asks.enqueue(cancelled)
@@ -136,7 +138,7 @@ async def test_router_and_worker_do_all_their_work(urls, router, worker):
         states = await works.heartbeat(WORKER, [some_progress(lease=lease) for lease in leases.values()])
         assert set(states.values()) == {LeaseState.HELD}
         results = RedisResults(worker, ttl=60, most_bytes=1 << 20)
-        assert await results.get(source_name(drawn.id)) == b"a picture"
+        assert await results.get(source_name(BASE, picture.digest)) == picture.data
         blob = await results.put(leases[drawn.id], b"an image")
         assert await works.complete(leases[drawn.id], a_result(blob=blob))
         assert await works.fail(leases[failed.id], an_error(), retry=False)

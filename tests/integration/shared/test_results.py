@@ -1,6 +1,7 @@
 """What every store of images promises: in Redis, in a cluster, in files."""
 
 import asyncio
+import hashlib
 
 import pytest
 
@@ -11,10 +12,11 @@ from shared.results.file_store import FileResults
 from shared.results.opening import open_results
 from shared.results.redis_store import RedisResults
 from shared.results.store import ImageTooLarge, is_name, source_name
-from tests.builders import a_job, a_lease
+from tests.builders import BASE, a_job, a_lease
 from tests.servers import Servers
 
 IMAGE = bytes(range(256)) * 100
+DIGEST = hashlib.sha256(IMAGE).hexdigest()
 ROOM_FOR_THREE = 3 * len(IMAGE)
 
 
@@ -111,30 +113,28 @@ async def test_bases_share_the_room_except_in_a_cluster(results, url):
 
 
 async def test_a_picture_that_a_job_starts_from_is_kept_beside_its_images(results, opened):
-    lease = a_lease()
-    for _ in range(2):
-        await results.put_source(lease.job.id, IMAGE, 30.0)
-    name = await results.put(lease, b"drawn")
+    for _ in range(5):
+        await results.put_source(BASE, DIGEST, IMAGE, 30.0)
+    name = await results.put(a_lease(), b"drawn")
     async with opened() as reader:
-        assert await kept(reader, [source_name(lease.job.id), name]) == [IMAGE, b"drawn"]
-    assert is_name(source_name(lease.job.id))
+        assert await kept(reader, [source_name(BASE, DIGEST), name]) == [IMAGE, b"drawn"]
+    assert is_name(source_name(BASE, DIGEST))
 
 
 async def test_it_counts_as_images_do(results):
-    leases = [a_lease() for _ in range(4)]
-    for lease in leases:
-        await results.put_source(lease.job.id, IMAGE, 30.0)
-    names = [source_name(lease.job.id) for lease in leases]
+    digests = [hashlib.sha256(bytes([number])).hexdigest() for number in range(4)]
+    for digest in digests:
+        await results.put_source(BASE, digest, IMAGE, 30.0)
+    names = [source_name(BASE, digest) for digest in digests]
     assert await kept(results, names) == [None, IMAGE, IMAGE, IMAGE]
     with pytest.raises(ImageTooLarge):
-        await results.put_source(a_lease().job.id, IMAGE * 4, 30.0)
+        await results.put_source(BASE, DIGEST, IMAGE * 4, 30.0)
 
 
 async def test_it_is_kept_for_longer_than_images_if_its_job_may_wait_for_longer(opened):
     async with opened(ttl=1) as results:
-        lease = a_lease()
-        await results.put_source(lease.job.id, IMAGE, 60.0)
-        names = [source_name(lease.job.id), await results.put(lease, IMAGE)]
+        await results.put_source(BASE, DIGEST, IMAGE, 60.0)
+        names = [source_name(BASE, DIGEST), await results.put(a_lease(), IMAGE)]
         await asyncio.sleep(1.5)
         assert await kept(results, names) == [IMAGE, None]
         names.append(await results.put(a_lease(), IMAGE * 2))

@@ -1,5 +1,6 @@
 """Drawing from a picture, with the base's own modules: against diffusers' image-to-image classes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -12,6 +13,7 @@ from PIL import Image, ImageDraw
 from shared.errors import InvalidRequest
 from tests import adapter_files as files
 from tests.integration.worker.engine.conftest import activation, open_engine, params, picture
+from tests.integration.worker.engine.test_words import PIVOTAL, lora
 from tests.tiny_families import build
 from worker.engine.contract import Interrupted
 from worker.engine.diffusers_engine import DiffusersEngine
@@ -38,9 +40,8 @@ def pixels(engine: DiffusersEngine, source: Image.Image | None = None, **changes
 
 
 def reference_pixels(pipeline: diffusers.DiffusionPipeline, **changes: object) -> np.ndarray:
-    request = {"strength": 0.6, "num_inference_steps": 4} | changes
+    request = {"prompt": params().prompt, "strength": 0.6, "num_inference_steps": 4} | changes
     image = pipeline(
-        prompt=params().prompt,
         image=circle(),
         generator=torch.Generator("cpu").manual_seed(params().seed),
         **request,
@@ -182,3 +183,56 @@ def test_a_base_without_such_a_class_refuses_by_name(name: str, tmp_path: Path) 
     assert not engine.info.image_to_image
     with pytest.raises(InvalidRequest, match=f"a {name} does not start from a picture"):
         pixels(engine)
+
+
+def test_an_adapters_learned_words_are_known(
+    xl: DiffusersEngine, reference: diffusers.StableDiffusionXLPipeline, tmp_path: Path
+) -> None:
+    prompt = "a drawing in the style of <s0><s1>"
+    xl.activate([activation(xl.ingest(files.write(tmp_path / "a.safetensors", {**lora(xl), **PIVOTAL})))])
+    ours = pixels(xl, prompt=prompt, strength=0.6)
+
+    reference.load_lora_weights(files.write(tmp_path / "lora.safetensors", lora(xl)))
+    reference.fuse_lora(components=["unet"])
+    for number, rows in zip(("", "_2"), PIVOTAL.values(), strict=True):
+        for token, row in zip(("<s0>", "<s1>"), rows, strict=True):
+            reference.load_textual_inversion(
+                row[None],
+                token,
+                tokenizer=getattr(reference, f"tokenizer{number}"),
+                text_encoder=getattr(reference, f"text_encoder{number}"),
+            )
+    other = diffusers.StableDiffusionXLImg2ImgPipeline(**reference.components, add_watermarker=False)
+    other.set_progress_bar_config(disable=True)
+    assert np.abs(ours - reference_pixels(other, prompt=prompt)).max() <= TOLERANCE
+
+    xl.activate([])
+    assert np.abs(pixels(xl, prompt=prompt, strength=0.6) - ours).max() > 2 * TOLERANCE
+
+
+def test_a_strength_schedule_is_followed_over_the_steps_that_are_made(
+    xl: DiffusersEngine, tmp_path: Path
+) -> None:
+    def drawn(*schedule: tuple[float, float]) -> np.ndarray:
+        xl.activate([replace(whole, ref=replace(whole.ref, schedule=schedule))])
+        return pixels(xl, strength=0.5, steps=8)
+
+    whole = activation(xl.ingest(an_adapter(xl, tmp_path)))
+    full, none, half = drawn(), drawn((0.0, 0.0)), drawn((0.5, 0.0))
+    assert (half != full).any()
+    assert (half != none).any()
+    assert (drawn((0.5, 0.0)) == half).all()
+    xl.activate([])
+    assert (pixels(xl, strength=0.5, steps=8) == none).all()
+
+
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_comes_back_to_the_byte(xl_folder: Path, dtype: torch.dtype) -> None:
+    engine = open_engine(xl_folder, dtype)
+    before = picture(engine)
+    first = pixels(engine, strength=0.5)
+    assert engine._pipeline.vae.dtype == dtype
+    assert picture(engine) == before
+    assert (pixels(engine, strength=0.5) == first).all()
+    engine.verify()
