@@ -4,7 +4,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -20,7 +21,7 @@ from router.queues import REFUSALS, Queues
 from router.schemas import GenerationRequest
 from router.waiting import JobWaiter
 from shared.config import Limits
-from shared.errors import ErrorCode, InvalidRequest, RepoForbidden, ResultGone, WarmbaseError
+from shared.errors import ErrorCode, InvalidRequest, QueueFull, RepoForbidden, ResultGone, WarmbaseError
 from shared.jobs import Job, JobRecord, JobResult, JobStatus, new_job_id
 from shared.pools import BasePool
 from shared.queue.queue import IdempotencyKey
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 RANDOM_SEEDS = 2**32
 """Random seeds lie below this: people copy them, and JavaScript keeps them exact."""
+
+MOST_HELD = 512 << 20
+"""Bytes of pictures that a router holds for those who wait; with their requests two to three times that."""
+HELD_RETRY = 5.0
 
 _VERDICTS = {LoraAdapter: "lora", FullModel: "full", Unsupported: "unsupported"}
 
@@ -79,6 +84,7 @@ class Submissions:
         self._sealer = sealer
         self._limits = limits
         self._timeout = timeout
+        self._held = 0
 
     async def prepare(self, request: GenerationRequest, token: str | None) -> Submission:
         """Return the job for a request. Nothing is enqueued yet.
@@ -161,8 +167,13 @@ class Submissions:
 
         Raises:
             EndedBadly: the job ended without an image.
+            QueueFull: this router holds as many pictures of those who wait as it may.
             WarmbaseError: as `run` and `Queues.image`.
         """
+        with self._holding(submission.source):
+            return await self._draw(submission)
+
+    async def _draw(self, submission: Submission) -> tuple[JobRecord, bytes]:
         begin = time.monotonic()
         record = await self.run(submission)
         seed = submission.job.params.seed
@@ -182,6 +193,18 @@ class Submissions:
         again = replace(job, id=new_job_id(job.base), params=params, timeout=left)
         record = await self.run(replace(submission, job=again, idempotency=None))
         return record, await self._queues.image(drawn(record))
+
+    @contextmanager
+    def _holding(self, source: SourcePicture | None) -> Iterator[None]:
+        """Count the picture while its request waits: it may have to be sent once more."""
+        size = len(source.data) if source else 0
+        if size and self._held + size > MOST_HELD:
+            raise QueueFull("enough pictures wait here; try again", HELD_RETRY)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
 
     async def _keep_source(self, submission: Submission) -> None:
         """Have the picture in the store before its job is in the queue."""
