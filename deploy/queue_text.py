@@ -198,6 +198,8 @@ def _params(params: GenerationParams) -> str:
             f"guidance {params.guidance_scale:g}" if params.guidance_scale is not None else None,
             params.scheduler and printable(params.scheduler),
             params.timestep_spacing and f"{printable(params.timestep_spacing)} timesteps",
+            params.source and "from a picture",
+            f"strength {params.strength:g}" if params.strength is not None else None,
             params.image_format.value,
         )
         if text

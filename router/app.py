@@ -25,8 +25,8 @@ from shared.results.opening import open_results
 from shared.sealing import Sealer
 from shared.server_check import ROUTER_COMMANDS, check_server, has_room
 
-LARGEST_BODY = 4 << 20
-"""Bytes. Far more than any prompt, so that an image sent by mistake is told so, not cut off."""
+LARGEST_BODY = 12 << 20
+"""Bytes. The largest image in base64, and room for the rest."""
 
 POOLS_LIFETIMES = Lifetimes(fresh=0.5, negative=0.0, stale=5.0, retry=0.5)
 """Seconds that a look at the live pools serves all requests: a worker's announcement lives for longer."""

@@ -53,6 +53,13 @@ _ADAPTER = _object(
 
 _PARAMETERS = _object(
     {
+        "prompt": {**_TEXT, "description": "Where inputs is an image."},
+        "strength": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "description": "How much of the image is drawn anew.",
+        },
         "negative_prompt": _TEXT,
         "width": _COUNT,
         "height": _COUNT,
@@ -71,22 +78,26 @@ _PARAMETERS = _object(
     }
 )
 
-_REQUEST = _object({"inputs": _TEXT, "parameters": _PARAMETERS, "options": _object({})}, ("inputs",))
+_INPUTS = {**_TEXT, "description": "The prompt; or an image to start from, in base64 or as a data: URL."}
+
+_REQUEST = _object({"inputs": _INPUTS, "parameters": _PARAMETERS, "options": _object({})}, ("inputs",))
+
+_BINARY = {
+    media: {"schema": {"type": "string", "format": "binary"}}
+    for media in ("image/png", "image/jpeg", "image/webp")
+}
 
 _IMAGE = {
     "description": "The image. Headers tell what really ran: X-Warmbase-Adapters, X-Warmbase-Seed, ...",
-    "content": {
-        media: {"schema": {"type": "string", "format": "binary"}}
-        for media in ("image/png", "image/jpeg", "image/webp")
-    },
+    "content": _BINARY,
 }
 
 _GENERATE = {
-    "summary": "Draw an image",
+    "summary": "Draw an image, from noise or from another one",
     "parameters": [_MODEL_PATH],
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": _REQUEST}, "text/plain": {"schema": _TEXT}},
+        "content": {"application/json": {"schema": _REQUEST}, "text/plain": {"schema": _TEXT}, **_BINARY},
     },
     "responses": {
         "200": {

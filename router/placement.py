@@ -83,6 +83,8 @@ def place(
     if len(chosen) > limits.max_adapters:
         raise InvalidRequest("parameters.loras", f"at most {limits.max_adapters} adapters at once")
     pool = _serving_pool(_common_bases(request.model, bases, chosen), pools)
+    if request.source is not None and not pool.workers[0].image_to_image:
+        raise InvalidRequest("inputs", f"the base {pool.base} does not start from a picture: send a prompt")
     refs = [_pinned(item) for item in chosen]
     _refuse_twins(chosen, refs)
     return Placement(
@@ -209,9 +211,10 @@ def _params(
 ) -> GenerationParams:
     """What the request leaves open is taken from the first card that says something about it.
 
-    Size and steps, if need be, from the base: the queue shares it fairly by the work that it knows of.
+    Size and steps, if need be, from the base: the queue shares it fairly by the work that it knows of. With a
+    picture the size is that one's, which only the worker sees.
     """
-    base = pool.workers[0]
+    base, source = pool.workers[0], request.source
     asked = CardDefaults(
         steps=request.steps, guidance_scale=request.guidance_scale, scheduler=request.scheduler
     )
@@ -219,8 +222,8 @@ def _params(
     return GenerationParams(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
-        width=request.width or base.default_width,
-        height=request.height or base.default_height,
+        width=request.width or (None if source else base.default_width),
+        height=request.height or (None if source else base.default_height),
         steps=min(chosen.steps or base.default_steps, limits.max_steps),
         guidance_scale=(
             None if chosen.guidance_scale is None else min(chosen.guidance_scale, limits.max_guidance)
@@ -229,6 +232,8 @@ def _params(
         scheduler=chosen.scheduler,
         timestep_spacing=chosen.timestep_spacing,
         image_format=request.form.image_format,
+        source=source.digest if source else None,
+        strength=request.source_strength,
     )
 
 

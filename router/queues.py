@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from redis.asyncio import Redis
 
+from router.body import SourcePicture
 from router.metrics import Metrics
 from shared.errors import (
     AdapterRejected,
@@ -23,6 +24,8 @@ from shared.refs import RepoId, base_tag
 from shared.results.store import ResultStore
 
 QUEUES_KEPT = 256
+SOURCE_MARGIN = 30.0
+"""Seconds between the picture's way to the store and the job's to the queue, at most."""
 SHORTEST_RETRY, LONGEST_RETRY = 1.0, 300.0
 
 REFUSALS = (AdapterRejected, InvalidRequest, NoPoolForBase, QueueFull)
@@ -66,6 +69,15 @@ class Queues:
         if admission.job == job.id:
             self._metrics.job_enqueued(job)
         return admission.job
+
+    async def keep_source(self, job: Job, source: SourcePicture) -> None:
+        """Keep the picture that a job starts from, for as long as the job may wait.
+
+        Raises:
+            WorkerFault: there is no room for it.
+            QueueUnavailable: Redis does not answer.
+        """
+        await self._results.put_source(job.base, source.digest, source.data, job.timeout + SOURCE_MARGIN)
 
     async def record(self, job: JobId) -> JobRecord:
         """Return what Redis knows of a job.

@@ -24,6 +24,7 @@ LONGEST_LIST = 4000
 def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
     """Return the headers that tell how an image was made, as its worker recorded it."""
     spent = result.timings
+    strength = {} if result.strength is None else {"X-Warmbase-Strength": f"{result.strength:g}"}
     warning = {"X-Warmbase-Warning": _header_text("; ".join(result.warnings))} if result.warnings else {}
     return {
         "X-Job-Id": record.id,
@@ -40,6 +41,7 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
         "X-Warmbase-Swap-Seconds": f"{spent.swap:.4f}",
         "X-Warmbase-Inference-Seconds": f"{spent.inference:.3f}",
         "X-Compute-Time": f"{spent.swap + spent.inference + spent.encode:.3f}",
+        **strength,
         **warning,
     }
 

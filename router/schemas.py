@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.body import read_body
+from router.body import SourcePicture, read_body
 from router.fields import Fields, reject
 from router.negotiation import AnswerForm, choose_answer_form
 from router.strengths import AS_IT_IS, WantedStrength, read_strength
@@ -49,6 +49,8 @@ class GenerationRequest:
     Attributes:
         model: the id of the path: an adapter or a base.
         strength: that of the path's adapter.
+        source: the picture that the drawing starts from.
+        source_strength: how much of it is drawn anew.
         weight_name: weight file of the path's adapter.
         adapters: further adapters on the same base.
         respond_async: answer with the job instead of the image.
@@ -67,6 +69,8 @@ class GenerationRequest:
     steps: int | None = None
     guidance_scale: float | None = None
     seed: int | None = None
+    source: SourcePicture | None = None
+    source_strength: float | None = None
     scheduler: str | None = None
     form: AnswerForm
     respond_async: bool = False
@@ -81,10 +85,10 @@ def parse_request(model: str, body: bytes, headers: Mapping[str, str], limits: L
         InvalidRequest: something is wrong; its `field` is the path to it, such as `parameters.width`.
     """
     repo = parse_repo_id(model)
-    prompt, fields = read_body(body, headers.get("Content-Type", ""), limits.max_prompt)
-    parameters = fields.child("parameters")
-    _pass_legacy_options(fields.child("options"))
-    fields.finish()
+    content = read_body(body, headers.get("Content-Type", ""), limits)
+    parameters = content.fields.child("parameters")
+    _pass_legacy_options(content.fields.child("options"))
+    content.fields.finish()
     width, height = _size(parameters, limits)
     strength = read_strength(parameters, "lora_scale", "lora_schedule", limits)
     weight_name = parameters.text("weight_name", MAX_NAME)
@@ -98,13 +102,16 @@ def parse_request(model: str, body: bytes, headers: Mapping[str, str], limits: L
         strength=strength,
         weight_name=weight_name,
         adapters=adapters,
-        prompt=prompt,
+        # a picture may do without: the adapter then says all
+        prompt=content.prompt or parameters.text("prompt", limits.max_prompt, empty=True) or "",
         negative_prompt=parameters.text("negative_prompt", limits.max_prompt, empty=True) or "",
         width=width,
         height=height,
         steps=parameters.integer("num_inference_steps", 1, limits.max_steps),
         guidance_scale=parameters.number("guidance_scale", 0, limits.max_guidance),
         seed=_seed(parameters),
+        source=content.source,
+        source_strength=_source_strength(parameters, content.source),
         scheduler=_scheduler(parameters),
         form=choose_answer_form(headers.get("Accept", "")),
         respond_async="respond-async" in headers.get("Prefer", "").lower(),
@@ -191,6 +198,15 @@ def _alias(
 def _seed(parameters: Fields) -> int | None:
     seed = parameters.integer("seed", -1, MAX_SEED)
     return None if seed == -1 else seed
+
+
+def _source_strength(parameters: Fields, source: SourcePicture | None) -> float | None:
+    if source is None and parameters.has("strength"):
+        reject(
+            parameters.path("strength"),
+            "is of a request with an image; an adapter's strength is lora_scale",
+        )
+    return parameters.number("strength", 0, 1)
 
 
 def _scheduler(parameters: Fields) -> str | None:

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from router.base_aliases import current_id
+from router.body import SourcePicture
 from router.callers import idempotency_of, tenant_of
 from router.catalogue import Catalogue
 from router.classify import Classification, FullModel, LoraAdapter, Unsupported, classify
@@ -19,8 +21,8 @@ from router.queues import REFUSALS, Queues
 from router.schemas import GenerationRequest
 from router.waiting import JobWaiter
 from shared.config import Limits
-from shared.errors import ErrorCode, InvalidRequest, RepoForbidden, ResultGone, WarmbaseError
-from shared.jobs import Job, JobRecord, JobStatus, new_job_id
+from shared.errors import ErrorCode, InvalidRequest, QueueFull, RepoForbidden, ResultGone, WarmbaseError
+from shared.jobs import Job, JobRecord, JobResult, JobStatus, new_job_id
 from shared.pools import BasePool
 from shared.queue.queue import IdempotencyKey
 from shared.refs import RepoId, Revision
@@ -30,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 RANDOM_SEEDS = 2**32
 """Random seeds lie below this: people copy them, and JavaScript keeps them exact."""
+
+MOST_HELD = 512 << 20
+"""Bytes of pictures that a router holds for those who wait; with their requests two to three times that."""
+HELD_RETRY = 5.0
 
 _VERDICTS = {LoraAdapter: "lora", FullModel: "full", Unsupported: "unsupported"}
 
@@ -41,11 +47,13 @@ class Submission:
     Attributes:
         model: today's id of the path's model, to find it in the result.
         workers: how many serve the base now.
+        source: the picture that the job starts from.
     """
 
     job: Job
     model: RepoId
     workers: int
+    source: SourcePicture | None = None
     idempotency: IdempotencyKey | None = None
 
 
@@ -76,6 +84,7 @@ class Submissions:
         self._sealer = sealer
         self._limits = limits
         self._timeout = timeout
+        self._held = 0
 
     async def prepare(self, request: GenerationRequest, token: str | None) -> Submission:
         """Return the job for a request. Nothing is enqueued yet.
@@ -104,6 +113,7 @@ class Submissions:
             ),
             idempotency=idempotency_of(request, tenant),
             model=model.repo,
+            source=request.source,
             workers=len(pool.workers) if pool else 0,
         )
 
@@ -117,6 +127,7 @@ class Submissions:
             QueueUnavailable: Redis does not answer.
         """
         job = submission.job
+        await self._keep_source(submission)
         try:
             admitted = await self._queues.admit(job, submission.workers, submission.idempotency)
             return await self._queues.record(admitted)
@@ -137,6 +148,7 @@ class Submissions:
         begin, job = time.monotonic(), submission.job
         outcome, reason = JobStatus.CANCELLED.value, "client_left"
         try:
+            await self._keep_source(submission)
             record = await self._waiter.run(job, submission.workers, submission.idempotency)
             outcome, reason = _outcome(record)
         except WarmbaseError as error:
@@ -150,17 +162,25 @@ class Submissions:
     async def draw(self, submission: Submission) -> tuple[JobRecord, bytes]:
         """Run the job and return its record with its image.
 
-        An image that is gone before it could be read is drawn once more: under a new id, with the same seed,
-        in what is left of the request's time.
+        An image that is gone before it could be read, or whose source was gone before the worker read it, is
+        drawn once more: under a new id, with the same seed, in what is left of the request's time.
 
         Raises:
             EndedBadly: the job ended without an image.
+            QueueFull: this router holds as many pictures of those who wait as it may.
             WarmbaseError: as `run` and `Queues.image`.
         """
+        with self._holding(submission.source):
+            return await self._draw(submission)
+
+    async def _draw(self, submission: Submission) -> tuple[JobRecord, bytes]:
         begin = time.monotonic()
         record = await self.run(submission)
-        result = drawn(record)
+        seed = submission.job.params.seed
         try:
+            result = _drawn(record)
+            # of a key's job, which another request may have begun
+            seed = result.seed
             return record, await self._queues.image(result)
         except ResultGone:
             left = submission.job.timeout - (time.monotonic() - begin)
@@ -168,11 +188,28 @@ class Submissions:
                 raise
         logger.warning("image gone before it was read", extra={"action": "run_again", "job": record.id})
         job = submission.job
-        # of a key's job, which another request may have begun: its seed, and no second job under the key
-        params = replace(job.params, seed=result.seed)
+        params = replace(job.params, seed=seed)
+        # no second job under the key
         again = replace(job, id=new_job_id(job.base), params=params, timeout=left)
         record = await self.run(replace(submission, job=again, idempotency=None))
         return record, await self._queues.image(drawn(record))
+
+    @contextmanager
+    def _holding(self, source: SourcePicture | None) -> Iterator[None]:
+        """Count the picture while its request waits: it may have to be sent once more."""
+        size = len(source.data) if source else 0
+        if size and self._held + size > MOST_HELD:
+            raise QueueFull("enough pictures wait here; try again", HELD_RETRY)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
+    async def _keep_source(self, submission: Submission) -> None:
+        """Have the picture in the store before its job is in the queue."""
+        if submission.source is not None:
+            await self._queues.keep_source(submission.job, submission.source)
 
     async def inspect(
         self, repo: RepoId, revision: str | None, token: str | None
@@ -233,6 +270,13 @@ def _bases(found: Classification) -> tuple[RepoId, ...]:
             return ()
         case _:
             assert_never(found)
+
+
+def _drawn(record: JobRecord) -> JobResult:
+    """As `problems.drawn`, but a job whose source was gone is one whose image is."""
+    if record.error is not None and record.error.code is ErrorCode.RESULT_GONE:
+        raise ResultGone(record.error.message)
+    return drawn(record)
 
 
 def _outcome(record: JobRecord) -> tuple[str, str]:

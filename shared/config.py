@@ -28,7 +28,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one request may ask for."""
+    """What one request may ask for. A source is the picture that a drawing starts from."""
 
     max_steps: int = 150
     max_side: int = 2048
@@ -37,6 +37,8 @@ class Limits:
     max_scale: float = 4.0
     max_prompt: int = 4000
     max_guidance: float = 50.0
+    max_source_bytes: int = 8 << 20
+    max_source_pixels: int = 4096 * 4096
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -83,6 +83,9 @@ class GenerationParams:
         seed: fixed when the job is made, so that a second attempt draws the same image.
         scheduler: the class name of a diffusers scheduler.
         timestep_spacing: the option of that name that it is made with; the base's own when None.
+        source: SHA-256 of the picture that the drawing starts from, hexadecimal; None to draw from noise.
+            Its bytes are in the result store, under a name that this gives.
+        strength: how much of that picture is drawn anew, from 0 to 1.
     """
 
     prompt: str
@@ -95,6 +98,8 @@ class GenerationParams:
     scheduler: str | None = None
     timestep_spacing: str | None = None
     image_format: ImageFormat = ImageFormat.PNG
+    source: str | None = None
+    strength: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,9 +138,13 @@ class Job:
 
     @property
     def work(self) -> int:
-        """Steps x pixels, what the cost is in proportion to; 0 when that is left to the base."""
+        """Steps x pixels, what the cost is in proportion to; 0 when that is left to the base.
+
+        From a picture, only the part of the steps that its strength says is made.
+        """
         params = self.params
-        return (params.steps or 0) * (params.width or 0) * (params.height or 0)
+        work = (params.steps or 0) * (params.width or 0) * (params.height or 0)
+        return work if params.strength is None else round(work * params.strength)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +168,7 @@ class JobResult:
         size: bytes.
         adapter_digests: those of the weight files that were in the weights, in the order of `adapters`.
         steps: the steps that really ran, as are `guidance_scale`, `scheduler`, `width`, `height`.
+        strength: how much of the picture that it started from was drawn anew; None without one.
         warnings: what the caller should know about the picture, such as parts of an adapter that the base
             has no place for; each is a line, and bounded by the worker.
     """
@@ -177,6 +187,7 @@ class JobResult:
     scheduler: str
     width: int
     height: int
+    strength: float | None = None
     warnings: tuple[str, ...] = ()
     timings: Timings
 

@@ -21,6 +21,7 @@ class WorkerInfo:
         pipeline_class: the diffusers class of the base, as in its model_index.json.
         default_width: what the base draws when a request leaves that open, as do height and steps.
         adapters: `merged` into the weights, or `unmerged` beside those that cannot be rewritten.
+        image_to_image: whether the base draws from a picture as well.
     """
 
     id: WorkerId
@@ -33,6 +34,7 @@ class WorkerInfo:
     default_height: int
     default_steps: int
     adapters: str = "merged"
+    image_to_image: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,7 +42,12 @@ _FOR_BOTH = (
     *(f"{name} {_KEYS.ready}" for name in _IN_SCRIPTS if name not in {"PUBLISH", "TIME"}),
 )
 
-ROUTER_COMMANDS = (*_FOR_BOTH, f"GET {_KEYS.blob('')}", f"PSUBSCRIBE {DONE_PATTERN}")
+ROUTER_COMMANDS = (
+    *_FOR_BOTH,
+    f"GET {_KEYS.blob('')}",
+    f"SET {_KEYS.blob('')} 0",
+    f"PSUBSCRIBE {DONE_PATTERN}",
+)
 WORKER_COMMANDS = (
     *_FOR_BOTH,
     f"SET {_KEYS.blob('')} 0",

@@ -100,6 +100,7 @@ class NullEngine:
             default_guidance_scale=5.0,
             default_scheduler="EulerDiscreteScheduler",
             size_multiple=8,
+            image_to_image=True,
         )
 
     def ingest(self, path: Path) -> NullAdapter:
@@ -119,7 +120,9 @@ class NullEngine:
         self.activated.append(tuple(each.adapter for each in wanted))
         return report
 
-    def generate(self, params: GenerationParams, on_step: StepCallback) -> Generated:
+    def generate(
+        self, params: GenerationParams, on_step: StepCallback, source: Image.Image | None = None
+    ) -> Generated:
         self.generations += 1
         self._note(params)
         self._misbehave(params.prompt)
@@ -129,8 +132,9 @@ class NullEngine:
             on_step(done, steps)
         return Generated(
             image=draw(self._active, params),
-            width=params.width or 64,
-            height=params.height or 64,
+            width=params.width or (source.width if source else 64),
+            height=params.height or (source.height if source else 64),
+            strength=None if source is None else params.strength or 0.5,
             steps=steps,
             guidance_scale=params.guidance_scale or 5.0,
             scheduler=params.scheduler or "EulerDiscreteScheduler",
@@ -171,6 +175,7 @@ def draw(active: Sequence[Activation[NullAdapter]], params: GenerationParams) ->
             "adapters": [[each.adapter.digest, each.ref.scale] for each in active],
             "prompt": params.prompt,
             "seed": params.seed,
+            **({} if params.source is None else {"source": params.source, "strength": params.strength}),
         }
     ).encode()
     pixels = len(spelled).to_bytes(4, "big") + spelled

@@ -245,6 +245,8 @@ class WorkerApp(Generic[A]):
             sealer=Sealer(secret) if secret else None,
             pulse=pulse,
             metrics=self._metrics,
+            results=results,
+            decoding=self._threads.ingest,
         )
         return Worker(
             worker_id=self._id,
@@ -305,6 +307,7 @@ class WorkerApp(Generic[A]):
             default_height=info.default_height,
             default_steps=info.default_steps,
             adapters=info.adapters,
+            image_to_image=info.image_to_image,
         )
 
     def _set_stage(self, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""One job up to its image: fetch its adapters, make them active, draw."""
+"""One job up to its image: fetch its adapters and its picture, make the adapters active, draw."""
 
 import asyncio
 from collections import OrderedDict
@@ -11,13 +11,18 @@ from functools import partial
 from time import monotonic
 from typing import Generic, TypeVar
 
-from shared.errors import JobExpired, WorkerFault
+from PIL.Image import Image
+
+from shared.config import Limits
+from shared.errors import JobExpired, ResultGone, WorkerFault
 from shared.jobs import Job
 from shared.refs import AdapterRef
+from shared.results.store import SOURCE_GONE, ResultStore, source_name
 from shared.sealing import Sealer, SealError
 from worker.adapter_store import AdapterStore
 from worker.engine.contract import Activation, Adapter, BaseDamaged, Engine, Generated, StepCallback
 from worker.metrics import Gap, WorkerMetrics
+from worker.pictures import read_picture
 from worker.pulse import Pulse
 from worker.running import RunningJob
 
@@ -30,6 +35,8 @@ TOKEN_MAX_AGE = 24 * 3600.0
 CHECK_AFTER_JOBS = 1000
 CHECK_WHEN_IDLE_AFTER = 600.0
 """Jobs, and seconds, after which the base's weights are checked although nothing went wrong."""
+
+LIMITS = Limits()
 
 MOST_HOT = 16
 """Affinities that a claim may prefer: each costs the server a look."""
@@ -59,14 +66,19 @@ class JobExecutor(Generic[A]):
         sealer: Sealer | None,
         pulse: Pulse,
         metrics: WorkerMetrics,
+        results: ResultStore,
+        decoding: Executor,
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        """`results` keep the pictures that jobs start from; the threads `decoding` read them."""
         self._engine = engine
         self._store = store
         self._compute = compute
         self._sealer = sealer
         self._pulse = pulse
         self._metrics = metrics
+        self._results = results
+        self._decoding = decoding
         self._clock = clock
         self._recent = OrderedDict[str, tuple[AdapterRef, ...]]()
         self._idle_since: float | None = None
@@ -79,7 +91,9 @@ class JobExecutor(Generic[A]):
         return tuple(reversed(tuple(held)))
 
     async def fetch(self, running: RunningJob) -> float:
-        """Bring the job's adapters to RAM, and return the seconds that this took. May run beside a drawing.
+        """Bring the job's adapters and picture to RAM, and return the seconds that this took.
+
+        May run beside a drawing.
 
         Raises:
             Interrupted: the job was stopped.
@@ -88,8 +102,19 @@ class JobExecutor(Generic[A]):
         """
         job = running.lease.job
         started = self._clock()
+        if digest := job.params.source:
+            running.source = await _in_time(running, self._source(job, digest))
         await _in_time(running, self._store.fetch(job.adapters, self._token(job)))
         return self._clock() - started
+
+    async def _source(self, job: Job, digest: str) -> Image:
+        """Return the picture that the job starts from."""
+        try:
+            data = await self._results.get(source_name(job.base, digest))
+        except ResultGone as error:
+            raise ResultGone(SOURCE_GONE) from error
+        read = partial(read_picture, data, job.params, self._engine.info.size_multiple, LIMITS)
+        return await asyncio.get_running_loop().run_in_executor(self._decoding, read)
 
     def expected(self, job: Job) -> AbstractContextManager[None]:
         """Keep the job's adapters in RAM until it is drawn, if there is room."""
@@ -153,7 +178,9 @@ class JobExecutor(Generic[A]):
                 self._metrics.waited(waited_for, started - self._idle_since)
             self._engine.activate(activations)
             swapped = self._clock()
-            generated = self._engine.generate(running.lease.job.params, self._watched(running))
+            generated = self._engine.generate(
+                running.lease.job.params, self._watched(running), running.source
+            )
             done = self._clock()
         finally:
             self._idle_since = self._clock()
@@ -226,4 +253,4 @@ async def _in_time(running: RunningJob, fetching: Awaitable[T]) -> T:
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise JobExpired("the job's timeout passed while its adapters were fetched") from error
+        raise JobExpired("the job's timeout passed while what it needs was fetched") from error

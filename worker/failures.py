@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass, replace
 
-from shared.errors import AdapterRejected, ErrorCode, InvalidRequest, JobExpired, WarmbaseError, WorkerFault
+from shared.errors import (
+    AdapterRejected,
+    ErrorCode,
+    InvalidRequest,
+    JobExpired,
+    ResultGone,
+    WarmbaseError,
+    WorkerFault,
+)
 from shared.jobs import Job, JobError
 from worker.engine.contract import AdapterFault, BrokenImage, Interrupted
 
@@ -49,8 +57,9 @@ def is_unforeseen(error: Exception) -> bool:
 
 
 def _failure(error: WarmbaseError) -> Failure:
-    # An expired job has no time left for another attempt; its caller may send a new one.
-    retry = error.retryable and not isinstance(error, JobExpired)
+    # An expired job has no time left for another attempt, and no attempt brings back the picture that it
+    # starts from; its caller may send a new one.
+    retry = error.retryable and not isinstance(error, JobExpired | ResultGone)
     field = error.field if isinstance(error, InvalidRequest) else None
     return Failure(error=JobError(code=error.code, message=error.message, field=field), retry=retry)
 

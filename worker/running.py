@@ -7,6 +7,8 @@ from threading import Lock
 from time import monotonic
 from typing import TypeVar
 
+from PIL.Image import Image
+
 from shared.jobs import JobId
 from shared.queue.queue import Lease, LeaseState, Progress
 from worker.engine.contract import Interrupted
@@ -15,7 +17,13 @@ T = TypeVar("T")
 
 
 class RunningJob:
-    """One leased job. Made on the main loop; `on_step` and `stop` may be called from any thread."""
+    """One leased job. Made on the main loop; `on_step` and `stop` may be called from any thread.
+
+    Attributes:
+        source: the picture that the job starts from, once it is fetched.
+    """
+
+    source: Image | None = None
 
     def __init__(self, lease: Lease, clock: Callable[[], float] = monotonic) -> None:
         self.lease = lease

@@ -119,6 +119,7 @@ class Settlement:
             width=made.width,
             height=made.height,
             adapter_digests=drawn.digests,
+            strength=made.strength,
             warnings=drawn.warnings,
             timings=Timings(
                 fetch=drawn.fetch, swap=drawn.swap, inference=drawn.inference, encode=encode_seconds

@@ -21,7 +21,7 @@ a digest (`shared.refs.base_tag`), never text of a user.
 | `P:idempotency:DIGEST` | string | job of a client's key, digest of its request | `idempotency_ttl` |
 | `P:wake` | sorted set | one marker member: work is there | while jobs wait |
 | `P:worker:ID` | hash | the worker's last claim: token, job, fence | `claim_memory` after it |
-| `P:blob:NAME` | string | an image | the result store's `ttl`, or until later ones need the room |
+| `P:blob:NAME` | string | an image, or what one starts from | the store's `ttl`, or until others need it |
 | `P:blobs` | sorted set | size and key of an image -> when it expires | `ttl` after the last one |
 | `P:blob-bytes` | string | the sum of these sizes | `ttl` after the last one |
 | `P:routers` | sorted set | router -> until when it is there | entries leave with the next look at them |

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from shared.errors import ResultGone, WorkerFault
 from shared.queue.queue import Lease
-from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, is_name
+from shared.refs import RepoId
+from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, is_name, source_name
 
 LOCK = ".lock"
 UNFINISHED = ".part"
@@ -53,8 +54,16 @@ class FileResults:
         if len(data) > self._most_bytes:
             raise ImageTooLarge(len(data), self._most_bytes)
         name = attempt_name(lease)
-        await asyncio.to_thread(self._put, name, data)
+        await asyncio.to_thread(self._put, name, data, self._clock())
         return name
+
+    async def put_source(self, base: RepoId, digest: str, data: bytes, seconds: float) -> None:
+        """Keep a picture that jobs start from."""
+        if len(data) > self._most_bytes:
+            raise ImageTooLarge(len(data), self._most_bytes)
+        # a file is over a ttl after its time: one that is kept for longer is of a later time
+        since = self._clock() + max(0.0, seconds - self._ttl)
+        await asyncio.to_thread(self._put, source_name(base, digest), data, since)
 
     async def get(self, name: str) -> bytes:
         """Return the image."""
@@ -62,12 +71,12 @@ class FileResults:
             raise ResultGone(GONE)
         return await asyncio.to_thread(self._get, name)
 
-    def _put(self, name: str, data: bytes) -> None:
+    def _put(self, name: str, data: bytes, since: float) -> None:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             with self._locked():
                 self._make_room(name, self._most_bytes - len(data))
-                self._write_or_make_room(name, data)
+                self._write_or_make_room(name, data, since)
         except OSError as error:
             text = NO_ROOM if error.errno in NO_SPACE else "the image cannot be written"
             raise WorkerFault(text) from error
@@ -83,21 +92,21 @@ class FileResults:
         except OSError as error:
             raise WorkerFault("the image cannot be read") from error
 
-    def _write_or_make_room(self, name: str, data: bytes) -> None:
+    def _write_or_make_room(self, name: str, data: bytes, since: float) -> None:
         while True:
             try:
-                return self._write(name, data)
+                return self._write(name, data, since)
             except OSError as error:
                 kept = sum(each.size for each in self._kept())
                 if error.errno not in NO_SPACE or kept == 0:
                     raise
                 self._make_room(name, max(0, kept - len(data)))
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes, since: float) -> None:
         part = self._directory / f"{name}.{secrets.token_hex(4)}{UNFINISHED}"
         try:
             part.write_bytes(data)
-            os.utime(part, (self._clock(), self._clock()))
+            os.utime(part, (since, since))
             part.replace(self._directory / name)
         except BaseException:
             part.unlink(missing_ok=True)

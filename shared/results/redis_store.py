@@ -1,6 +1,7 @@
 """Images in Redis: on the queue's server, or on one of their own."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from shared.jobs import JobId, job_base_tag
 from shared.queue.keys import ALL_BASES, BaseKeys
 from shared.queue.queue import Lease
 from shared.redis_client import translate_errors
-from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name
+from shared.refs import RepoId
+from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, source_name
 
 LUA = Path(__file__).parent / "lua"
 SHARED_BY_ALL = "index"
@@ -40,21 +42,29 @@ class RedisResults:
 
     async def put(self, lease: Lease, data: bytes) -> str:
         """Keep the image. A server without memory is first relieved of the oldest ones."""
+        name = attempt_name(lease)
+        await self._put_named(name, data, self._ttl)
+        return name
+
+    async def put_source(self, base: RepoId, digest: str, data: bytes, seconds: float) -> None:
+        """Keep a picture that jobs start from."""
+        await self._put_named(source_name(base, digest), data, max(self._ttl, math.ceil(seconds)))
+
+    async def _put_named(self, name: str, data: bytes, ttl: int) -> None:
         if len(data) > self._most_bytes:
             raise ImageTooLarge(len(data), self._most_bytes)
-        name = attempt_name(lease)
         keys, wanted = _keys_of(name), len(data)
         with translate_errors():
             while True:
                 try:
-                    await self._keep(keys, name, data)
+                    await self._keep(keys, name, data, ttl)
                 except OutOfMemoryError as error:
                     # Twice as much each time: what the server counts is more than the images' bytes.
                     if not await self._free.run(self._index(keys), wanted, self._ttl):
                         raise WorkerFault(NO_ROOM) from error
                     wanted *= 2
                 else:
-                    return name
+                    return
 
     async def get(self, name: str) -> bytes:
         """Return the image."""
@@ -64,8 +74,8 @@ class RedisResults:
             raise ResultGone(GONE)
         return data
 
-    async def _keep(self, keys: BaseKeys, name: str, data: bytes) -> None:
-        arguments = data, self._ttl, self._most_bytes
+    async def _keep(self, keys: BaseKeys, name: str, data: bytes, ttl: int) -> None:
+        arguments = data, ttl, self._most_bytes
         if self._one_index:
             try:
                 await self._put.run([*self._index(keys), keys.blob(name)], *arguments)

@@ -5,15 +5,20 @@ from typing import Protocol
 
 from shared.errors import WorkerFault
 from shared.queue.queue import Lease
+from shared.refs import RepoId, base_tag
 
 GONE = "the image has expired; run the job again"
+SOURCE_GONE = "the picture that the job starts from has expired; send the request again"
 NO_ROOM = "there is no room for the image, even without the older ones"
+
+SOURCE_DIGITS = 32
+"""Of a digest, in the place of an id's random ones."""
 
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}-[0-9]{1,19}")
 
 
 class ResultStore(Protocol):
-    """Images of all bases, each under a name that only one attempt writes.
+    """Images of all bases, each under a name that only one attempt writes, and pictures that jobs start from.
 
     All of them together stay within a number of bytes: the oldest go first.
     """
@@ -25,6 +30,15 @@ class ResultStore(Protocol):
             ImageTooLarge: it alone is larger than all images together may be.
             WorkerFault: there is no room, and none can be made now.
             QueueUnavailable: the server does not answer.
+        """
+
+    async def put_source(self, base: RepoId, digest: str, data: bytes, seconds: float) -> None:
+        """Keep a picture that jobs of `base` start from, as `source_name`. The same one is kept once.
+
+        It counts as the images do, and is kept for `seconds` at least, unless later ones need the room.
+
+        Raises:
+            as `put`.
         """
 
     async def get(self, name: str) -> bytes:
@@ -52,6 +66,11 @@ class ImageTooLarge(WorkerFault):
 def attempt_name(lease: Lease) -> str:
     """Return the name that only this attempt writes. It begins with the job's id."""
     return f"{lease.job.id}-{lease.fence}"
+
+
+def source_name(base: RepoId, digest: str) -> str:
+    """Return the name of a picture that jobs start from. No attempt writes it: their fences begin with 1."""
+    return f"{base_tag(base)}-{digest[:SOURCE_DIGITS]}-0"
 
 
 def is_name(text: str) -> bool:

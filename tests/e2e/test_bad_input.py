@@ -1,9 +1,12 @@
 """Whatever is asked for wrongly: a status, a message that helps, and the next picture as if nothing was."""
 
+import base64
+import io
 import json
 from dataclasses import dataclass
 
 import pytest
+from PIL import Image
 
 ALICE, BOB = "hf_demo_alice", "hf_demo_bob"
 BASES = ("warmbase/shapes-xl", "warmbase/shapes-sd")
@@ -61,6 +64,19 @@ PARAMETERS = [
     ({"stepss": 5}, "parameters.stepss"),
 ]
 
+
+def png():
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, "PNG")
+    return file.getvalue()
+
+
+def drawn_from(image, **parameters):
+    return json.dumps({"inputs": base64.b64encode(image).decode(), "parameters": parameters}).encode()
+
+
+PNG = png()
+
 BODIES = [
     (b"", ""),
     (b"{", ""),
@@ -74,6 +90,15 @@ BODIES = [
     (b'{"inputs": "x", "parameters": {"guidance_scale": NaN}}', ""),
     (b"[" * 100_000, ""),
     (json.dumps({"inputs": "x" * 100_000}).encode(), "inputs"),
+    (b"GIF89a", "inputs"),
+    (PNG[:50], "inputs"),
+    (PNG[:16] + b"\x7f\xff\xff\xff" + PNG[20:], "inputs"),
+    (drawn_from(PNG[:50]), "inputs"),
+    (drawn_from(PNG, strength=2), "parameters.strength"),
+    (drawn_from(PNG, strength=0.01), "parameters.strength"),
+    (drawn_from(PNG, width=20), "parameters.width"),
+    (drawn_from(PNG, target_size={"width": 64}), "parameters.target_size.height"),
+    (json.dumps({"inputs": "https://x/a.png", "parameters": {"prompt": "x"}}).encode(), "inputs"),
 ]
 
 

@@ -1,5 +1,6 @@
 """The demo as a person meets it: what it prints works, and adapters of two bases draw what they are for."""
 
+import base64
 import io
 import json
 import shlex
@@ -7,7 +8,7 @@ import subprocess
 
 import pytest
 from huggingface_hub import InferenceClient
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from tests.e2e.client import Client
 from tests.e2e.processes import busy_workers, until
@@ -79,6 +80,45 @@ def test_the_hubs_own_client_needs_only_another_address(demo, client, base, adap
     assert image.size == (64, 64)
     ours = Image.open(io.BytesIO(client.draw(adapter).picture))
     assert ImageChops.difference(image.convert("RGB"), ours.convert("RGB")).getbbox() is None
+
+
+def a_drawn_circle():
+    image = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(image).ellipse((14, 14, 50, 50), fill="red")
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter", "style"), [(*PAIRS[0], "outline style"), (*PAIRS[1], "neon")], ids=["xl", "sd"]
+)
+def test_a_drawn_circle_is_turned_into_the_adapters_style(client, base, adapter, style):
+    circle = a_drawn_circle()
+
+    def draw(model, strength=0.6):
+        parameters = {"prompt": f"{style}, a red circle", "strength": strength, "seed": 1}
+        body = {"inputs": base64.b64encode(circle).decode(), "parameters": parameters}
+        answer = client.post(f"/models/{model}", json.dumps(body).encode())
+        assert answer.headers["x-warmbase-strength"] == f"{strength:g}"
+        return answer.picture
+
+    before = client.draw(base).picture
+    plain, styled = draw(base), draw(adapter)
+    assert difference(plain, styled) > 4
+    assert difference(draw(adapter, 0.2), circle) < difference(draw(adapter, 0.9), circle)
+    assert draw(adapter) == styled
+    assert client.draw(base).picture == before
+
+
+def test_the_hubs_own_client_sends_a_picture_and_gets_one_of_its_size(demo, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    official = InferenceClient(model=f"{demo.url}/models/warmbase/outline")
+    prompt = "outline style, a red circle on a white background"
+    image = official.image_to_image(a_drawn_circle(), prompt=prompt, strength=0.6, seed=1)
+    assert image.size == (64, 64)
+    large = official.image_to_image(a_drawn_circle(), prompt=prompt, target_size={"width": 96, "height": 64})
+    assert large.size == (96, 64)
 
 
 def test_it_is_healthy_and_ready(client):

@@ -85,7 +85,7 @@ class BaseInfo:
     """The warm base: what it is, and what it does when a request leaves a choice open.
 
     `adapters` says how they are applied: `merged` into the weights, or `unmerged` beside those that cannot be
-    rewritten.
+    rewritten. `image_to_image`: whether it draws from a picture as well.
     """
 
     repo: RepoId
@@ -100,11 +100,12 @@ class BaseInfo:
     default_scheduler: str
     size_multiple: int
     adapters: Literal["merged", "unmerged"] = "merged"
+    image_to_image: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generated:
-    """An image, and the choices that were really made."""
+    """An image, and the choices that were really made. `strength` is None if no picture was started from."""
 
     image: Image
     width: int
@@ -112,6 +113,7 @@ class Generated:
     steps: int
     guidance_scale: float
     scheduler: str
+    strength: float | None = None
 
 
 StepCallback = Callable[[int, int], None]
@@ -152,8 +154,12 @@ class Engine(Protocol[A]):
         """
         ...
 
-    def generate(self, params: GenerationParams, on_step: StepCallback) -> Generated:
+    def generate(
+        self, params: GenerationParams, on_step: StepCallback, source: Image | None = None
+    ) -> Generated:
         """Draw one image with what is active. Keeps nothing of the request afterwards.
+
+        `source` is the picture that `params` speak of, in RGB; what they leave open of the size is its size.
 
         Raises:
             InvalidRequest: a parameter that this base cannot take.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import nn
 
 from shared.jobs import GenerationParams
@@ -75,8 +76,12 @@ class DiffusersEngine:
         self._scheduled = tuple(wanted) if any(each.ref.schedule for each in wanted) else ()
         return report
 
-    def generate(self, params: GenerationParams, on_step: StepCallback) -> Generated:
+    def generate(
+        self, params: GenerationParams, on_step: StepCallback, source: Image | None = None
+    ) -> Generated:
         """Draw one image with what is active; what has a schedule changes its strength between the steps.
+
+        From noise, or from `source`: with the same modules, and so with the same adapters in their weights.
 
         Raises:
             InvalidRequest: a parameter that this base cannot take.
@@ -87,7 +92,7 @@ class DiffusersEngine:
         if self._scheduled:
             self._swap.activate(self._scheduled)  # an image before this one may have ended elsewhere
         with self._vocabulary.extended(self._swap.words):
-            return self._drawing.draw(params, self._following_schedule(on_step))
+            return self._drawing.draw(params, self._following_schedule(on_step), source)
 
     def _following_schedule(self, on_step: StepCallback) -> StepCallback:
         if not self._scheduled:

@@ -1,10 +1,12 @@
 """One image from a pipeline, with nothing of one job left for the next."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from PIL.Image import Image, Resampling
 
 from shared.errors import InvalidRequest
 from shared.jobs import GenerationParams
@@ -18,13 +20,14 @@ MAX_ENLARGEMENT = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Choice:
-    """What a request left open, decided."""
+    """What a request left open, decided. `strength` is None if no picture is started from."""
 
     width: int
     height: int
     steps: int
     guidance_scale: float
     scheduler: str
+    strength: float | None = None
 
 
 class Drawing:
@@ -38,28 +41,30 @@ class Drawing:
         self._vae_dtype = pipeline.vae.dtype
         pipeline.set_progress_bar_config(disable=True)
 
-    def draw(self, params: GenerationParams, on_step: StepCallback) -> Generated:
-        """Draw an image. Equal parameters and weights give equal bytes, whatever was drawn before.
+    def draw(self, params: GenerationParams, on_step: StepCallback, source: Image | None = None) -> Generated:
+        """Draw an image, from noise or from `source`.
+
+        Equal parameters, weights and sources give equal bytes, whatever was drawn before.
 
         Raises:
             InvalidRequest: a parameter that this base cannot take.
             Interrupted: the callback said so.
             BrokenImage: the image holds NaN or infinity.
         """
-        choice = self._choose(params)
-        self._pipeline.scheduler = self._scheduler(choice, params.timestep_spacing)
+        choice = self._choose(params, source)
+        pipeline = self._pipeline if source is None else self._from_pictures()
+        pipeline.scheduler = self._scheduler(choice, params.timestep_spacing)
         # not every pipeline hands the generator to its scheduler, which then takes noise from the global one
         torch.manual_seed(params.seed)
         try:
-            image = self._pipeline(
+            image = pipeline(
                 prompt=params.prompt,
-                width=choice.width,
-                height=choice.height,
                 num_inference_steps=choice.steps,
                 generator=torch.Generator("cpu").manual_seed(params.seed),
-                callback_on_step_end=_reporting(on_step),
+                callback_on_step_end=_reporting(on_step, whole=source is None),
                 output_type="pt",
                 **self._options(params, choice),
+                **self._start(choice, source),
             ).images
         finally:
             if self._pipeline.vae.dtype != self._vae_dtype:
@@ -72,21 +77,62 @@ class Drawing:
             image=picture,
             width=picture.width,  # some families scale what is asked for to an area of their own
             height=picture.height,
-            steps=choice.steps,
+            # of a picture, those that its strength leaves; some schedulers take two times in a step
+            steps=choice.steps if source is None else -(-pipeline.num_timesteps // pipeline.scheduler.order),
             guidance_scale=choice.guidance_scale,
             scheduler=choice.scheduler,
+            strength=choice.strength,
         )
 
-    def _choose(self, params: GenerationParams) -> _Choice:
+    def _choose(self, params: GenerationParams, source: Image | None) -> _Choice:
         info = self._info
         guidance = params.guidance_scale
+        wide, high = (None, None) if source is None else source.size
+        steps = params.steps or info.default_steps
         return _Choice(
-            width=self._size("width", params.width, info.default_width),
-            height=self._size("height", params.height, info.default_height),
-            steps=params.steps or info.default_steps,
+            width=self._size("width", params.width or wide, info.default_width),
+            height=self._size("height", params.height or high, info.default_height),
+            steps=steps,
             guidance_scale=info.default_guidance_scale if guidance is None else guidance,
             scheduler=params.scheduler or info.default_scheduler,
+            strength=None if source is None else self._strength(params.strength, steps),
         )
+
+    def _strength(self, wanted: float | None, steps: int) -> float:
+        if not self._info.image_to_image:
+            raise InvalidRequest("inputs", f"a {self._family.name} does not start from a picture")
+        arguments = inspect.signature(self._family.image_to_image.__call__).parameters
+        strength = float(arguments["strength"].default if wanted is None else wanted)
+        if not self._family.strength_in_scheduler and int(steps * strength) < 1:
+            raise InvalidRequest(
+                "parameters.strength", f"{strength:g} of {steps} steps is less than one: raise either"
+            )
+        return strength
+
+    def _from_pictures(self) -> Any:  # noqa: ANN401 - diffusers is untyped
+        """Return the pipeline that draws from a picture: new around the same modules, and words.
+
+        As `AutoPipelineForImage2Image.from_pipe` makes it, without an import of all that it knows.
+        """
+        kind = self._family.image_to_image
+        taken = inspect.signature(kind.__init__).parameters
+        given = {**self._pipeline.config, **self._pipeline.components, "add_watermarker": False}
+        pipeline = kind(**{name: value for name, value in given.items() if name in taken})
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _start(self, choice: _Choice, source: Image | None) -> dict[str, Any]:
+        """Return the arguments that say what the drawing starts from, and its size."""
+        size = {"width": choice.width, "height": choice.height}
+        if source is None:
+            return size
+        taken = inspect.signature(self._family.image_to_image.__call__).parameters
+        picture = source.resize((choice.width, choice.height), Resampling.LANCZOS)
+        return {
+            "image": picture,
+            "strength": choice.strength,
+            **{side: pixels for side, pixels in size.items() if side in taken},
+        }
 
     def _options(self, params: GenerationParams, choice: _Choice) -> dict[str, Any]:
         """Return the arguments that are not the same for every family.
@@ -117,7 +163,8 @@ class Drawing:
     def _scheduler(self, choice: _Choice, spacing: str | None) -> Any:  # noqa: ANN401 - diffusers is untyped
         scheduler = self._schedulers.fresh(choice.scheduler, spacing)
         try:
-            set_steps(scheduler, choice.steps)
+            strength = choice.strength if self._family.strength_in_scheduler else None
+            set_steps(scheduler, choice.steps, **({} if strength is None else {"strength": strength}))
         except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
             raise InvalidRequest(
                 "parameters.num_inference_steps",
@@ -126,9 +173,11 @@ class Drawing:
         return scheduler
 
 
-def _reporting(on_step: StepCallback) -> Any:  # noqa: ANN401 - a callback in diffusers' own shape
+def _reporting(on_step: StepCallback, *, whole: bool) -> Any:  # noqa: ANN401 - a callback in diffusers' own shape
+    """Return a callback; `whole`: all that the scheduler has divided its time into is gone through."""
+
     def at_step_end(pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
-        on_step(step + 1, len(pipeline.scheduler.timesteps))
+        on_step(step + 1, len(pipeline.scheduler.timesteps) if whole else pipeline.num_timesteps)
         return values
 
     return at_step_end

@@ -34,6 +34,8 @@ class Family:
         any_scheduler: its loop works with each scheduler that diffusers calls compatible, not only its own.
         options: arguments of each call.
         guidance_default: where the signature has none.
+        strength_in_scheduler: drawing from a picture, all steps are made, in the part of the time that the
+            strength says; the others make that part of the steps.
     """
 
     name: str
@@ -42,11 +44,17 @@ class Family:
     any_scheduler: bool = False
     options: Mapping[str, object] = field(default_factory=dict)
     guidance_default: float | None = None
+    strength_in_scheduler: bool = False
 
     @property
     def pipeline(self) -> Any:  # noqa: ANN401 - diffusers is untyped
         """The class. Imported when asked for: all of them together take seconds."""
         return getattr(diffusers, self.name)
+
+    @property
+    def image_to_image(self) -> Any:  # noqa: ANN401 - diffusers is untyped
+        """The class that draws from a picture with the same components; None if diffusers has none."""
+        return getattr(diffusers, f"{self.name.removesuffix('Pipeline')}Img2ImgPipeline", None)
 
     @property
     def adaptable(self) -> tuple[str, ...]:
@@ -90,7 +98,7 @@ FAMILIES: Mapping[str, Family] = {
     for family in (
         Family(name="StableDiffusionPipeline", patch=1, any_scheduler=True),
         Family(name="StableDiffusionXLPipeline", patch=1, any_scheduler=True),
-        Family(name="LatentConsistencyModelPipeline", patch=1),
+        Family(name="LatentConsistencyModelPipeline", patch=1, strength_in_scheduler=True),
         Family(name="StableDiffusion3Pipeline"),
         Family(name="FluxPipeline"),
         Family(name="Flux2Pipeline"),

@@ -63,7 +63,7 @@ class Schedulers:
             yield kind
 
 
-def set_steps(scheduler: SchedulerMixin, steps: int) -> None:
+def set_steps(scheduler: SchedulerMixin, steps: int, **options: float) -> None:
     """Let a scheduler divide its time, as a pipeline will; where that depends on the size, for any size."""
     shifted = scheduler.config.get("use_dynamic_shifting")
-    scheduler.set_timesteps(steps, **({"mu": 1.0} if shifted else {}))
+    scheduler.set_timesteps(steps, **({"mu": 1.0} if shifted else {}), **options)

@@ -26,6 +26,8 @@ end
 
 redis.call('SET', IMAGE, data, 'EX', ttl)
 redis.call('ZADD', INDEX, string.format('%.0f', now + ttl * 1000000), entry(#data, IMAGE))
-redis.call('EXPIRE', INDEX, ttl)
-set_total(sum + #data, ttl)
+-- some are kept for longer than others, and none is in no index
+local longest = math.max(ttl, redis.call('TTL', INDEX))
+redis.call('EXPIRE', INDEX, longest)
+set_total(sum + #data, longest)
 return nil

@@ -18,11 +18,13 @@ from deploy.local_hub.faults import Faults
 from deploy.local_hub.server import LocalHubConfig, RunningHub, serve
 from router.app import create_app
 from shared.config import router_config
+from shared.errors import ResultGone
 from shared.jobs import Job, JobError, Timings, WorkerId
 from shared.pools import PoolDirectory
 from shared.queue.queue import JobQueue, Lease, LeaseState, Progress, QueueSettings
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults
+from shared.results.store import SOURCE_GONE, source_name
 from tests.builders import BASE, a_result, a_worker
 from tests.fault_proxy import FaultProxy, Link
 from tests.steps import claim_one
@@ -121,6 +123,7 @@ class PixelWorker:
 
     Attributes:
         jobs: what was claimed.
+        sources: the pictures that jobs started from.
         error: what jobs fail with instead.
         free: while it is clear, claimed jobs run on and renew their leases.
         cancelled: jobs whose cancel a heartbeat brought.
@@ -128,11 +131,12 @@ class PixelWorker:
     """
 
     def __init__(self, redis: Redis) -> None:
-        self.info = a_worker()
+        self.info = a_worker(image_to_image=True)
         self.queue = JobQueue(redis, base_tag(BASE), QueueSettings())
         self.results = RedisResults(redis, ttl=600, most_bytes=1 << 30)
         self.pools = PoolDirectory(redis)
         self.jobs: list[Job] = []
+        self.sources: list[bytes] = []
         self.error: JobError | None = None
         self.free = asyncio.Event()
         self.free.set()
@@ -175,6 +179,13 @@ class PixelWorker:
             await self.queue.fail(lease, self.error, retry=False)
             return
         params = lease.job.params
+        if params.source is not None:
+            try:
+                self.sources.append(await self.results.get(source_name(BASE, params.source)))
+            except ResultGone as error:
+                gone = JobError(code=error.code, message=SOURCE_GONE)
+                await self.queue.fail(lease, gone, retry=False)
+                return
         image = picture(params.image_format.media_type)
         result = a_result(
             blob=await self.results.put(lease, self.damage or image),

@@ -176,7 +176,9 @@ async def test_a_parameter_that_the_worker_refuses_is_named(http, router, worker
 
 
 async def test_a_body_that_is_too_large(http, router):
-    await refusal(http, f"{router}/models/{ADAPTER}", 413, "invalid_request", data=io.BytesIO(bytes(5 << 20)))
+    await refusal(
+        http, f"{router}/models/{ADAPTER}", 413, "invalid_request", data=io.BytesIO(bytes(13 << 20))
+    )
 
 
 async def test_a_token_that_cannot_be_one(http, router, worker):

@@ -10,6 +10,7 @@ from redis.exceptions import NoPermissionError
 
 import shared
 from deploy.queue_command import main
+from router.body import SourcePicture
 from router.metrics import Metrics
 from router.queues import Queues
 from router.waiting import JobWaiter
@@ -20,6 +21,7 @@ from shared.queue.queue import IdempotencyKey, JobQueue, LeaseState, Mode, Queue
 from shared.redis_client import blocking_client, command_client, pubsub_client
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults
+from shared.results.store import source_name
 from shared.server_check import ROUTER_COMMANDS, WORKER_COMMANDS, check_server
 from tests.builders import BASE, WORKER, a_job, a_result, a_worker, an_error, some_progress
 from tests.servers import Servers
@@ -123,6 +125,8 @@ async def test_router_and_worker_do_all_their_work(urls, router, worker):
         await control.subscribe(BaseKeys(TAG).control)
         await asks.attend("router")
         drawn, failed, cancelled = a_job(), a_job(), a_job()
+        picture = SourcePicture(data=b"a picture", digest="ab" * 32)
+        await queues.keep_source(drawn, picture)
         await asks.enqueue(drawn, IdempotencyKey(key="k", request="r"), "router")
         await asks.enqueue(failed)
         await asks.enqueue(cancelled)
@@ -133,7 +137,9 @@ async def test_router_and_worker_do_all_their_work(urls, router, worker):
                 leases[lease.job.id] = lease
         states = await works.heartbeat(WORKER, [some_progress(lease=lease) for lease in leases.values()])
         assert set(states.values()) == {LeaseState.HELD}
-        blob = await RedisResults(worker, ttl=60, most_bytes=1 << 20).put(leases[drawn.id], b"an image")
+        results = RedisResults(worker, ttl=60, most_bytes=1 << 20)
+        assert await results.get(source_name(BASE, picture.digest)) == picture.data
+        blob = await results.put(leases[drawn.id], b"an image")
         assert await works.complete(leases[drawn.id], a_result(blob=blob))
         assert await works.fail(leases[failed.id], an_error(), retry=False)
         assert await asks.cancel(cancelled.id)

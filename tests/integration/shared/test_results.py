@@ -1,5 +1,8 @@
 """What every store of images promises: in Redis, in a cluster, in files."""
 
+import asyncio
+import hashlib
+
 import pytest
 
 from shared.errors import ResultGone
@@ -8,11 +11,12 @@ from shared.refs import RepoId
 from shared.results.file_store import FileResults
 from shared.results.opening import open_results
 from shared.results.redis_store import RedisResults
-from shared.results.store import ImageTooLarge, is_name
-from tests.builders import a_job, a_lease
+from shared.results.store import ImageTooLarge, is_name, source_name
+from tests.builders import BASE, a_job, a_lease
 from tests.servers import Servers
 
 IMAGE = bytes(range(256)) * 100
+DIGEST = hashlib.sha256(IMAGE).hexdigest()
 ROOM_FOR_THREE = 3 * len(IMAGE)
 
 
@@ -106,6 +110,37 @@ async def test_bases_share_the_room_except_in_a_cluster(results, url):
     names = [await results.put(a_lease(job=a_job(base=base)), IMAGE) for base in bases]
     first = IMAGE if "cluster" in url else None
     assert await kept(results, names) == [first, IMAGE, IMAGE, IMAGE]
+
+
+async def test_a_picture_that_a_job_starts_from_is_kept_beside_its_images(results, opened):
+    for _ in range(5):
+        await results.put_source(BASE, DIGEST, IMAGE, 30.0)
+    name = await results.put(a_lease(), b"drawn")
+    async with opened() as reader:
+        assert await kept(reader, [source_name(BASE, DIGEST), name]) == [IMAGE, b"drawn"]
+    assert is_name(source_name(BASE, DIGEST))
+
+
+async def test_it_counts_as_images_do(results):
+    digests = [hashlib.sha256(bytes([number])).hexdigest() for number in range(4)]
+    for digest in digests:
+        await results.put_source(BASE, digest, IMAGE, 30.0)
+    names = [source_name(BASE, digest) for digest in digests]
+    assert await kept(results, names) == [None, IMAGE, IMAGE, IMAGE]
+    with pytest.raises(ImageTooLarge):
+        await results.put_source(BASE, DIGEST, IMAGE * 4, 30.0)
+
+
+async def test_it_is_kept_for_longer_than_images_if_its_job_may_wait_for_longer(opened):
+    async with opened(ttl=1) as results:
+        await results.put_source(BASE, DIGEST, IMAGE, 60.0)
+        names = [source_name(BASE, DIGEST), await results.put(a_lease(), IMAGE)]
+        await asyncio.sleep(1.5)
+        assert await kept(results, names) == [IMAGE, None]
+        names.append(await results.put(a_lease(), IMAGE * 2))
+        assert await kept(results, names) == [IMAGE, None, IMAGE * 2]
+        names.append(await results.put(a_lease(), IMAGE))  # it is counted still, as are all after it
+        assert len([image for image in await kept(results, names) if image]) < 3
 
 
 @pytest.mark.parametrize("name", ["", "x", "../../etc/passwd", ".lock", "0123456789abcdef-1", "a\0b"])

@@ -346,7 +346,7 @@ async def test_a_job_whose_timeout_passes_while_it_downloads_ends_expired(
     worker = start_worker()
     await ended(queue, a_job(adapters=()))  # so that the worker is there, and claims the job in time
 
-    assert "adapters were fetched" in await refused(queue, job, ErrorCode.JOB_EXPIRED)
+    assert "what it needs was fetched" in await refused(queue, job, ErrorCode.JOB_EXPIRED)
 
     assert not hanging_downloads.is_set()
     assert (await queue.record(job.id)).attempts == 1

@@ -31,6 +31,7 @@ def test_every_parameter_of_the_document_is_known_to_the_schema():
         "lora_schedule": "[]",
         "adapter_id": '"a/b"',
         "scheduler": '"X"',
+        "prompt": '""',
         "negative_prompt": '"x"',
         "weight_name": '"x"',
         "revision": '"x"',
@@ -41,5 +42,6 @@ def test_every_parameter_of_the_document_is_known_to_the_schema():
         "schema"
     ]
     for name in schema["properties"]["parameters"]["properties"]:
-        body = f'{{"inputs": "a", "parameters": {{"{name}": {values.get(name, 1)}}}}}'
-        assert parse_request("a/b", body.encode(), {ADAPTER_HEADER: ""}, Limits()).prompt == "a"
+        inputs, prompt = ("iVBORw0KGgo=", "") if name in {"prompt", "strength"} else ("a", "a")
+        body = f'{{"inputs": "{inputs}", "parameters": {{"{name}": {values.get(name, 1)}}}}}'
+        assert parse_request("a/b", body.encode(), {ADAPTER_HEADER: ""}, Limits()).prompt == prompt

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.body import SourcePicture
 from router.classify import FullModel, LoraAdapter, Unsupported
 from router.hub_metadata import CardDefaults
 from router.negotiation import AnswerForm
@@ -53,6 +54,24 @@ def asked(**changes):
 
 def put(request, model, *others, pools=POOLS):
     return place(request, model, others, pools, limits=Limits(), seed=SEED)
+
+
+SOURCE = SourcePicture(data=b"picture", digest="ab" * 32)
+
+
+def test_a_picture_leaves_its_size_to_the_worker():
+    pools = [BasePool(base=SDXL, workers=(a_worker(base=SDXL, image_to_image=True),))]
+    params = put(asked(source=SOURCE, source_strength=0.4), adapter(), pools=pools).params
+    assert (params.source, params.strength) == (SOURCE.digest, 0.4)
+    assert (params.width, params.height, params.steps) == (None, None, 20)
+    sized = put(asked(source=SOURCE, width=32, height=64), adapter(), pools=pools).params
+    assert (sized.width, sized.height, sized.strength) == (32, 64, None)
+
+
+def test_a_base_that_does_not_start_from_pictures_is_refused_before_anything_waits():
+    with pytest.raises(InvalidRequest, match=f"{SDXL} does not start from a picture") as caught:
+        put(asked(source=SOURCE), adapter())
+    assert caught.value.field == "inputs"
 
 
 def test_an_adapter_is_pinned_to_commit_and_file_on_its_base():

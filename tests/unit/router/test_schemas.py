@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import json
 from contextlib import suppress
 
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from router.body import SourcePicture
 from router.schemas import GenerationRequest, WantedAdapter, parse_request
 from router.strengths import WantedStrength
 from shared.config import Limits
@@ -93,20 +95,81 @@ def test_text_that_says_it_is_text_may_look_like_json():
     assert parse(b'{"a": 1}', Content_Type="text/plain").prompt == '{"a": 1}'
 
 
+@pytest.mark.parametrize("data", [PIXEL, b"\xff\xd8\xff\xe0 jpeg", b"RIFF\x10\0\0\0WEBPVP8 "])
+def test_an_image_comes_in_several_forms(data):
+    text = base64.b64encode(data).decode()
+    for body, content_type in [
+        (data, "image/png"),
+        (data, ""),
+        (data, "application/octet-stream"),
+        (text.encode(), "text/plain"),
+        (json.dumps(text).encode(), "application/json"),
+        ({"inputs": text}, "application/json"),
+        ({"inputs": text, "parameters": {"guidance_scale": 3}}, "application/json"),
+        ({"inputs": f"data:image/png;base64,{text}"}, ""),
+        ({"inputs": f"{text[:20]}\n{text[20:]}\n"}, "application/x-www-form-urlencoded"),
+    ]:
+        request = parse(body, Content_Type=content_type)
+        assert request.source == SourcePicture(data=data, digest=hashlib.sha256(data).hexdigest())
+        assert request.prompt == ""
+
+
+def test_the_prompt_of_an_image_is_a_parameter():
+    text = base64.b64encode(PIXEL).decode()
+    parameters = {"prompt": "a cat", "strength": 0.6, "target_size": {"width": 64, "height": 32}}
+    request = parse({"inputs": text, "parameters": parameters})
+
+    assert (request.prompt, request.source_strength) == ("a cat", 0.6)
+    assert (request.width, request.height) == (64, 32)
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "field", "message"),
     [
-        PIXEL,
-        b"\xff\xd8\xff\xe0 jpeg",
-        {"inputs": base64.b64encode(PIXEL).decode(), "parameters": {"guidance_scale": 3}},
-        {"inputs": "data:image/png;base64,AAAA"},
+        ({"inputs": "a cat", "parameters": {"prompt": "a dog"}}, "inputs", "no PNG, JPEG or WebP"),
+        ({"inputs": "https://x/a.png", "parameters": {"prompt": "a dog"}}, "inputs", "no address is fetched"),
+        ({"inputs": "iVBORw0KGgo!"}, "inputs", "in base64"),
+        ({"inputs": "data:image/png,%89PNG"}, "inputs", "';base64'"),
+        ({"inputs": "data:image/svg+xml;base64,PHN2Zz4="}, "inputs", "no PNG, JPEG or WebP"),
+        ({"inputs": base64.b64encode(b"GIF89a").decode()}, "inputs", "no PNG, JPEG or WebP"),
+        (b"GIF89a", "inputs", "no PNG, JPEG or WebP"),
+        (b"II*\0 a TIFF", "inputs", "no PNG, JPEG or WebP"),
+        ({"inputs": "a cat", "parameters": {"strength": 0.5}}, "parameters.strength", "lora_scale"),
+        (
+            {"inputs": "iVBORw0KGgo=", "parameters": {"strength": 1.5}},
+            "parameters.strength",
+            "between 0 and 1",
+        ),
+        ({"parameters": {"prompt": "a cat"}}, "inputs", "is missing"),
+        ({"inputs": ["iVBORw0KGgo="]}, "inputs", "has to be a string"),
     ],
 )
-def test_an_image_is_not_taken_for_a_prompt(body):
+def test_what_is_wrong_with_an_image_is_told(body, field, message):
     error = refusal(body)
 
+    assert error.field == field
+    assert message in error.message
+
+
+@pytest.mark.parametrize(
+    "form", [lambda data: data, lambda data: {"inputs": base64.b64encode(data).decode()}]
+)
+def test_an_image_has_a_largest_size(form):
+    data = PIXEL + bytes(LIMITS.max_source_bytes - len(PIXEL))
+
+    assert parse(form(data)).source.data == data
+    error = refusal(form(data + b"x"))
     assert error.field == "inputs"
-    assert "image-to-image is not served yet" in error.message
+    assert f"at most {LIMITS.max_source_bytes} bytes" in error.message
+
+
+@pytest.mark.parametrize("prompt", ["BMW on a road", "RIFF of a guitar", "data: a chart of it"])
+def test_a_prompt_may_begin_as_some_files_do(prompt):
+    assert parse(prompt.encode()).prompt == parse({"inputs": prompt}).prompt == prompt
+
+
+def test_a_form_is_refused():
+    assert "a form is not taken" in refusal(PIXEL, Content_Type="multipart/form-data; boundary=x").message
 
 
 def test_null_counts_as_absent():
@@ -313,4 +376,5 @@ def test_any_json_is_a_request_or_an_invalid_one(body):
 @given(st.binary(max_size=200), st.sampled_from(["", "application/json", "text/plain", "image/png", "x"]))
 def test_any_bytes_are_a_request_or_an_invalid_one(body, content_type):
     with suppress(InvalidRequest):
-        assert parse(body, Content_Type=content_type).prompt.strip()
+        request = parse(body, Content_Type=content_type)
+        assert request.prompt.strip() or request.source

@@ -1,8 +1,10 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from router.submit import Submission, Submissions
+from router.body import SourcePicture
+from router.submit import MOST_HELD, Submission, Submissions
 from shared.errors import JobNotFound, QueueFull, QueueUnavailable
 from tests.builders import a_job, a_record
 
@@ -77,6 +79,15 @@ async def test_a_job_whose_id_nobody_got_is_abandoned(step, error):
         await submissions(queue).enqueue(submission)
 
     assert queue.abandoned == [submission.job]
+
+
+async def test_pictures_of_those_who_wait_are_held_up_to_a_number_of_bytes():
+    asked = submissions(Queue())
+    asked._held = MOST_HELD - 7
+    source = SourcePicture(data=b"8 bytes.", digest="ab" * 32)
+    with pytest.raises(QueueFull, match="try again"):
+        await asked.draw(replace(a_submission(), source=source))
+    assert asked._held == MOST_HELD - 7
 
 
 @pytest.mark.parametrize("step", ["admit", "record"])

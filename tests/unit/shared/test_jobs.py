@@ -3,7 +3,7 @@ import pytest
 from shared.errors import InvalidRequest
 from shared.jobs import NEXT_STATUS, ImageFormat, JobStatus, job_base_tag, new_job_id, parse_job_id
 from shared.refs import base_tag
-from tests.builders import BASE, a_record
+from tests.builders import BASE, a_job, a_record, some_params
 
 
 def test_every_status_says_what_may_follow():
@@ -67,6 +67,12 @@ def test_a_job_that_was_never_claimed_has_no_wait_yet():
 
 def test_a_clock_that_was_set_back_makes_no_negative_wait():
     assert a_record(enqueued_at=100.0, started_at=99.0).queue_wait == 0.0
+
+
+@pytest.mark.parametrize(("strength", "work"), [(None, 80_000), (0.5, 40_000), (0.0, 0)])
+def test_of_a_picture_only_the_part_that_its_strength_says_is_work(strength, work):
+    params = some_params(steps=20, width=100, height=40, strength=strength)
+    assert a_job(params=params).work == work
 
 
 def test_a_format_names_its_media_type():
