@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from worker.engine.contract import AdapterFault
+from worker.engine.contract import AdapterFault, quoted
 
 _ERRORS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError, NameError)
 """What converters raise, on purpose or by stumbling over keys that they did not expect."""
@@ -119,7 +119,7 @@ def _refuse_dropped(tensors: Mapping[str, Tensor], used: Collection[str]) -> Non
     if dropped:
         raise AdapterFault(
             f"its keys mix formats: {len(dropped)} of {len(tensors)} tensors would be dropped, "
-            f"such as {dropped[0]!r}"
+            f"such as {quoted(dropped[0])}"
         )
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from worker.engine.contract import AdapterFault
+from worker.engine.contract import AdapterFault, quoted
 
 CONFIG_KEY = "lora_adapter_metadata"
 """Where diffusers keeps the LoRA config in a safetensors header."""
@@ -40,9 +40,11 @@ class LoraConfig:
         """
         declared = _lookup(self.rank_pattern, module, self.rank)
         if rank is not None and declared != rank:
-            raise AdapterFault(f"{module}: its factors have rank {rank}, the file's config says {declared:g}")
+            raise AdapterFault(
+                f"{quoted(module)}: its factors have rank {rank}, the file's config says {declared:g}"
+            )
         if declared <= 0:
-            raise AdapterFault(f"{module}: the file's config says rank {declared:g}")
+            raise AdapterFault(f"{quoted(module)}: the file's config says rank {declared:g}")
         alpha = _lookup(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(declared) if self.rslora else declared)
 
@@ -73,9 +75,10 @@ def _fields_of(component: str, fields: Mapping[str, object]) -> dict[str, object
 
 
 def _config(fields: Mapping[str, object]) -> LoraConfig:
-    if fields.get("init_lora_weights", True) not in _PLAIN_INITS:
+    init = fields.get("init_lora_weights", True)
+    if init not in _PLAIN_INITS:
         raise AdapterFault(
-            f"the file's config has init_lora_weights={fields['init_lora_weights']!r}, which changes "
+            f"the file's config has init_lora_weights={quoted(str(init))}, which changes "
             "the base's own weights; convert the adapter to a plain LoRA"
         )
     return LoraConfig(
@@ -96,13 +99,13 @@ def _pattern(value: object) -> dict[str, float]:
         return {}
     for name in value:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not a module name")
+            raise ValueError(f"{quoted(name)} is not a module name")
     return {name: _number(number) for name, number in value.items()}
 
 
 def _number(value: object) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{value!r} is not a number of at least 0")
+        raise ValueError(f"{quoted(str(value))} is not a number of at least 0")
     return float(value)
 
 
