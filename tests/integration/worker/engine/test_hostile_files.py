@@ -196,4 +196,4 @@ def test_names_that_mean_mischief(xl: DiffusersEngine, tmp_path: Path, key: str)
     header |= {other: entry(4, 8, [1, 1])} if other != key else {}
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(raw_file(header, ZEROS * len(header)))
-    assert_refused(xl, path, f"made for another|not an adapter|no known format|{UNREADABLE}")
+    assert_refused(xl, path, f"made for another|not an adapter|four digits|{UNREADABLE}")
