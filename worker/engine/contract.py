@@ -20,6 +20,7 @@ class Interrupted(Exception):
 
 
 LONGEST_QUOTE = 120
+LONGEST_FAULT = 500
 
 
 def quoted(text: str) -> str:
@@ -30,8 +31,16 @@ def quoted(text: str) -> str:
 class AdapterFault(Exception):
     """The weight file is broken or does not fit the base. The message is for people: what and where.
 
-    Raised before any weight is written.
+    Raised before any weight is written. Whatever a stranger's file puts into the message, it is one
+    printable line of bounded length.
     """
+
+    def __init__(self, message: str) -> None:
+        text = "".join(
+            letter if letter.isprintable() else repr(letter)[1:-1] for letter in message[:LONGEST_FAULT]
+        )
+        whole = len(message) <= LONGEST_FAULT and len(text) <= LONGEST_FAULT
+        super().__init__(text if whole else f"{text[: LONGEST_FAULT - 1]}…")
 
 
 class BaseDamaged(Exception):

@@ -6,16 +6,20 @@ So each tensor carries the keys it was made from. What no result was made from w
 for UNets only rename, and there a tensor is found again as itself: carrying keys takes as long as reading.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from worker.engine.contract import AdapterFault
+from worker.engine.contract import AdapterFault, quoted
 
 _ERRORS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError, NameError)
 """What converters raise, on purpose or by stumbling over keys that they did not expect."""
+
+_HUGE_NUMBER = re.compile(r"\d{4}|(?:^|\.)[^\w.]*\d[\d_]{3,}[^\w.]*(?:\.|$)")
+"""Four digits in a row, or a component that Python's `int` takes for as many: `1_000`, `+1_000`."""
 
 _IN_PLACE = {"__iadd__": Tensor.add, "__imul__": Tensor.mul, "__itruediv__": Tensor.div, "mul_": Tensor.mul}
 
@@ -69,6 +73,7 @@ class Conversion:
         Raises:
             AdapterFault: keys of no format that the family has, or of several: some would be dropped.
         """
+        _refuse_huge_numbers(tensors)
         renamed_only = self.denoiser == "unet"
         given = dict(tensors) if renamed_only else {key: _trace(key, each) for key, each in tensors.items()}
         try:
@@ -112,6 +117,13 @@ def _traced(values: Iterable[object]) -> Iterable[_Traced]:
             yield from _traced(value)
 
 
+def _refuse_huge_numbers(keys: Iterable[str]) -> None:
+    """Refuse a layer of a number that no model has: some converters count up to the greatest one."""
+    for key in keys:
+        if _HUGE_NUMBER.search(key):
+            raise AdapterFault(f"{quoted(key)}: no layer of any base has a number of four digits")
+
+
 def _refuse_dropped(tensors: Mapping[str, Tensor], used: Collection[str]) -> None:
     """Refuse a file of which a tensor with an effect was dropped: alphas have none alone, nor have zeros."""
     unused = (key for key in tensors if key not in used and not key.endswith(".alpha"))
@@ -119,7 +131,7 @@ def _refuse_dropped(tensors: Mapping[str, Tensor], used: Collection[str]) -> Non
     if dropped:
         raise AdapterFault(
             f"its keys mix formats: {len(dropped)} of {len(tensors)} tensors would be dropped, "
-            f"such as {dropped[0]!r}"
+            f"such as {quoted(dropped[0])}"
         )
 
 

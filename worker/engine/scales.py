@@ -12,10 +12,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from worker.engine.contract import AdapterFault
+from worker.engine.contract import AdapterFault, quoted
 
 CONFIG_KEY = "lora_adapter_metadata"
 """Where diffusers keeps the LoRA config in a safetensors header."""
+
+MAX_NAMES = 20_000
+"""Of a pattern: as many as a file may have tensors."""
+
+Pattern = Mapping[str, tuple[int, float]]
+"""Numbers by module name, each with its place among them: the first name that fits is taken."""
 
 _NAME = re.compile(r"\^?[\w.]+")
 _PLAIN_INITS = (True, False, None, "gaussian")
@@ -27,8 +33,8 @@ class LoraConfig:
 
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, float]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: Pattern
+    alpha_pattern: Pattern
     rslora: bool
     dora: bool
 
@@ -40,9 +46,11 @@ class LoraConfig:
         """
         declared = _lookup(self.rank_pattern, module, self.rank)
         if rank is not None and declared != rank:
-            raise AdapterFault(f"{module}: its factors have rank {rank}, the file's config says {declared:g}")
+            raise AdapterFault(
+                f"{quoted(module)}: its factors have rank {rank}, the file's config says {declared:g}"
+            )
         if declared <= 0:
-            raise AdapterFault(f"{module}: the file's config says rank {declared:g}")
+            raise AdapterFault(f"{quoted(module)}: the file's config says rank {declared:g}")
         alpha = _lookup(self.alpha_pattern, module, self.alpha)
         return alpha / (math.sqrt(declared) if self.rslora else declared)
 
@@ -73,9 +81,10 @@ def _fields_of(component: str, fields: Mapping[str, object]) -> dict[str, object
 
 
 def _config(fields: Mapping[str, object]) -> LoraConfig:
-    if fields.get("init_lora_weights", True) not in _PLAIN_INITS:
+    init = fields.get("init_lora_weights", True)
+    if init not in _PLAIN_INITS:
         raise AdapterFault(
-            f"the file's config has init_lora_weights={fields['init_lora_weights']!r}, which changes "
+            f"the file's config has init_lora_weights={quoted(str(init))}, which changes "
             "the base's own weights; convert the adapter to a plain LoRA"
         )
     return LoraConfig(
@@ -89,30 +98,30 @@ def _config(fields: Mapping[str, object]) -> LoraConfig:
     )
 
 
-def _pattern(value: object) -> dict[str, float]:
+def _pattern(value: object) -> Pattern:
     if not isinstance(value, dict):
         if value:
             raise TypeError("a pattern is an object of numbers by module name")
         return {}
+    if len(value) > MAX_NAMES:
+        raise ValueError(f"a pattern of {len(value)} names; it may have {MAX_NAMES}")
     for name in value:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not a module name")
-    return {name: _number(number) for name, number in value.items()}
+            raise ValueError(f"{quoted(name)} is not a module name")
+    return {name: (place, _number(number)) for place, (name, number) in enumerate(value.items())}
 
 
 def _number(value: object) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{value!r} is not a number of at least 0")
+        raise ValueError(f"{quoted(str(value))} is not a number of at least 0")
     return float(value)
 
 
-def _lookup(pattern: Mapping[str, float], module: str, default: float) -> float:
+def _lookup(pattern: Pattern, module: str, default: float) -> float:
     """Return the value of the first name that is `module` or its end; `^` asks for all of it."""
     if not pattern:
         return default
     parts = module.split(".")
     ends = {".".join(parts[start:]) for start in range(len(parts))} | {f"^{module}"}
-    matches = ends & pattern.keys()
-    if not matches:
-        return default
-    return pattern[matches.pop()] if len(matches) == 1 else next(pattern[n] for n in pattern if n in matches)
+    # never by a walk through the pattern: a stranger's is long, and there is one look-up for each layer
+    return min((pattern[end] for end in ends if end in pattern), default=(0, default))[1]

@@ -11,7 +11,7 @@ from diffusers.utils.state_dict_utils import (
 )
 from torch import Tensor
 
-from worker.engine.contract import AdapterFault
+from worker.engine.contract import AdapterFault, quoted
 from worker.engine.conversion import Conversion
 
 V = TypeVar("V")
@@ -92,16 +92,18 @@ def _layers(component: str, tensors: dict[str, Tensor], alphas: dict[str, float]
     ups = {key.removesuffix(_UP): tensor for key, tensor in tensors.items() if key.endswith(_UP)}
     for key, down in tensors.items():
         module = key.removesuffix(_DOWN)
+        label = quoted(f"{component}.{module}")
         if key.endswith(_UP):
             continue
         if module == key:
-            raise AdapterFault(f"{component}.{key}: not the key of a LoRA factor")
+            raise AdapterFault(f"{label}: not the key of a LoRA factor")
         if module not in ups:
-            raise AdapterFault(f"{component}.{module}: has a down factor, but no up factor")
+            raise AdapterFault(f"{label}: has a down factor, but no up factor")
         alpha = alphas.get(key)
         layers.append(
             SpelledLayer(component=component, module=module, up=ups.pop(module), down=down, alpha=alpha)
         )
     if ups:
-        raise AdapterFault(f"{component}.{next(iter(ups))}: has an up factor, but no down factor")
+        label = quoted(f"{component}.{next(iter(ups))}")
+        raise AdapterFault(f"{label}: has an up factor, but no down factor")
     return layers

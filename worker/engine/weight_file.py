@@ -2,7 +2,7 @@
 
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from worker.engine.contract import AdapterFault, quoted
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 20_000
+MAX_KEY = 512
+"""Characters: several times as many as the longest name of a layer has."""
+
 LONGEST_REASON = 300
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -51,6 +54,7 @@ def read_weight_file(path: Path) -> WeightFile:
             keys = opened.offset_keys()
             if len(keys) > MAX_TENSORS:
                 raise AdapterFault(f"{len(keys)} tensors; an adapter may have {MAX_TENSORS}")
+            _check_keys(keys)
             slices = [opened.get_slice(key) for key in keys]
             layout = [(each.get_dtype(), each.get_shape()) for each in slices]
     except safetensors.SafetensorError as error:
@@ -69,6 +73,13 @@ def read_weight_file(path: Path) -> WeightFile:
         tensors[key] = part.view(_DTYPES[dtype]).view(shape)
         start = end
     return WeightFile(content=content, tensors=tensors, metadata=metadata, nbytes=content.nbytes + copied)
+
+
+def _check_keys(keys: Iterable[str]) -> None:
+    """Refuse keys that no trainer writes, before anything searches them or shows them."""
+    for key in keys:
+        if len(key) > MAX_KEY or not key.isprintable():
+            raise AdapterFault(f"{quoted(key)}: a key may have up to {MAX_KEY} printable characters")
 
 
 def _read(path: Path) -> tuple[memoryview, int]:

@@ -59,7 +59,7 @@ def read_words(found: Mapping[str, Mapping[str, Tensor]]) -> tuple[Word, ...]:
 
 def _matrix(part: str, values: Tensor) -> Tensor:
     matrix = values[None] if values.ndim == 1 else values
-    if matrix.ndim != 2 or not 1 <= matrix.shape[0] <= MAX_VECTORS:
+    if matrix.ndim != 2 or not 1 <= matrix.shape[0] <= MAX_VECTORS or not matrix.shape[1]:
         raise AdapterFault(
             f"{part}: vectors of shape {(*values.shape,)}; up to {MAX_VECTORS} rows are served"
         )

@@ -274,6 +274,17 @@ def test_clips_attention_in_a_kohya_file_for_flux_is_applied_though_diffusers_lo
     engine.activate([])
 
 
+@pytest.mark.parametrize("family", BUILDERS)
+@pytest.mark.parametrize("blocks", ["double_blocks", "single_blocks", "blocks", "layers"])
+def test_a_block_of_a_huge_number_is_refused_at_once(
+    engine: DiffusersEngine, tmp_path: Path, blocks: str
+) -> None:
+    key = f"diffusion_model.{blocks}.99999999999.attn.qkv"
+    tensors = {f"{key}.lora_A.weight": torch.ones(1, 1), f"{key}.lora_B.weight": torch.ones(1, 1)}
+    with pytest.raises(AdapterFault, match="four digits"):
+        engine.ingest(files.write(tmp_path / "adapter.safetensors", tensors))
+
+
 FLUX_REFUSALS = {
     "a Control LoRA with norms": (
         "transformer.transformer_blocks.0.attn.norm_q.weight",

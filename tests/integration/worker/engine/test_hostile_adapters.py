@@ -1,5 +1,6 @@
 """Whole files that hold wrong things: each is refused by name, and no weight is touched (`xl` verifies)."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,14 @@ CONFIGS: dict[str, tuple[str, str]] = {
     "text for a number": ('{"unet.r": "4"}', "is broken"),
     "DoRA without magnitudes": ('{"unet.r": 4, "unet.use_dora": true}', "no magnitude"),
     "changes the base": ('{"unet.r": 4, "unet.init_lora_weights": "pissa"}', "init_lora_weights"),
+    "changes the base at length": (
+        json.dumps({"unet.r": 4, "unet.init_lora_weights": "\0" * 100_000}),
+        "init_lora_weights",
+    ),
+    "a pattern without an end": (
+        json.dumps({"unet.r": 4, "unet.rank_pattern": {"(" * 100_000: 1}}),
+        "not a module name",
+    ),
     "regular expression": ('{"unet.r": 4, "unet.alpha_pattern": {"(a+)+$": 1}}', "not a module name"),
 }
 

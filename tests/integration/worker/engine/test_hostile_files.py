@@ -25,6 +25,7 @@ ZEROS = b"\0" * 4
 BROKEN = "not a whole safetensors file"
 LONG = "its header takes"
 SHORT = "ends before its header"
+UNREADABLE = "may have up to 512 printable characters"
 
 CONTENTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", SHORT),
@@ -89,7 +90,10 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
         raw_file({f"{i}.lora_A.weight": entry(0, 0, [0]) for i in range(20_001)}),
         "20001 tensors",
     ),
-    "an endless key": (raw_file({"x" * 1_000_000: entry(0, 4, [1])}, ZEROS), "not an adapter"),
+    "an endless key": (raw_file({"x" * 1_000_000: entry(0, 4, [1])}, ZEROS), UNREADABLE),
+    "a key that is too long by one": (raw_file({"x" * 513: entry(0, 4, [1])}, ZEROS), UNREADABLE),
+    "a key of several lines": (raw_file({"unet.a\n.lora_A.weight": entry(0, 4, [1])}, ZEROS), UNREADABLE),
+    "a key as long as may be": (raw_file({"x" * 512: entry(0, 4, [1])}, ZEROS), "not an adapter"),
     "an endless key of integers": (raw_file({"x" * 1_000_000: entry(0, 4, [1], "I8")}, ZEROS), BROKEN),
     "an endless key out of place": (raw_file({"x" * 1_000_000: entry(4, 8, [1])}, ZEROS * 2), BROKEN),
     "a zip": (b"PK\x03\x04" + b"\0" * 64, "pickled"),
@@ -192,4 +196,4 @@ def test_names_that_mean_mischief(xl: DiffusersEngine, tmp_path: Path, key: str)
     header |= {other: entry(4, 8, [1, 1])} if other != key else {}
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(raw_file(header, ZEROS * len(header)))
-    assert_refused(xl, path, "made for another|not an adapter|no known format")
+    assert_refused(xl, path, f"made for another|not an adapter|four digits|{UNREADABLE}")

@@ -131,6 +131,8 @@ def test_two_adapters_with_one_word_are_refused(xl: DiffusersEngine, tmp_path: P
         ({"clip_l": torch.ones(2, 7), "clip_g": torch.ones(2, 7)}, "7 numbers"),
         ({"clip_l": torch.ones(2, 2, 2), "clip_g": vectors(2)}, "vectors of shape"),
         ({"clip_l": torch.ones(0, WIDTH), "clip_g": torch.ones(0, WIDTH)}, "vectors of shape"),
+        ({"clip_l": torch.ones(1, 0), "clip_g": torch.ones(1, 0)}, "vectors of shape"),
+        ({"clip_l": torch.ones(0), "clip_g": torch.ones(0)}, "vectors of shape"),
         ({"clip_l": torch.ones(99, WIDTH), "clip_g": torch.ones(99, WIDTH)}, "vectors of shape"),
         ({"clip_l": vectors(1) * torch.nan, "clip_g": vectors(1)}, "NaN"),
         ({"bundle_emb.a.clip_l": vectors(1), "bundle_emb.a.clip_g": vectors(1)}, "base's own"),

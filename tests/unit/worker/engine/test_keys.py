@@ -1,6 +1,8 @@
 """What keys are for, by their form."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from time import perf_counter
 
 import pytest
 
@@ -109,6 +111,30 @@ def test_two_keys_for_one_thing_are_refused() -> None:
 def test_kinds_that_are_not_served_are_refused_by_name_even_among_others(key: str, kind: str) -> None:
     with pytest.raises(AdapterFault, match=kind):
         sort("unet.a.lora_A.weight", key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        repeated * 20_000 + end
+        for repeated in (
+            ".string_to_param.",
+            "bundle_emb.",
+            ".clip_l_out",
+            ".emb_params",
+            ".oft",
+            ".diff",
+            ".a1.w",
+        )
+        for end in ("", "\nx")
+    ],
+    ids=lambda key: repr(key[-20:]),
+)
+def test_a_key_that_repeats_itself_takes_no_longer_than_its_length(key: str) -> None:
+    start = perf_counter()
+    with suppress(AdapterFault):
+        sort("unet.a.lora_A.weight", key)
+    assert perf_counter() - start < 1
 
 
 def test_a_key_of_no_known_form_is_told() -> None:

@@ -1,6 +1,7 @@
 """What a file's LoRA config makes of rank and alpha: PEFT's own answers are the expected ones."""
 
 import json
+from time import perf_counter
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from peft import LoraConfig as PeftConfig
 from peft.utils.other import get_pattern_key
 
 from worker.engine.contract import AdapterFault
-from worker.engine.scales import read_configs
+from worker.engine.scales import MAX_NAMES, read_configs
 
 MODULES = ["conv_in", "down.0.attn.to_q", "down.1.attn.to_q", "mid.attn.to_q", "up.proj_in", "proj_in"]
 NAMES = st.sampled_from([*MODULES, "to_q", "attn.to_q", "^proj_in", "^up.proj_in", "0.attn.to_q", "o_q"])
@@ -52,3 +53,17 @@ def test_a_header_without_a_config(metadata: dict[str, str]) -> None:
 def test_factors_of_another_rank_than_the_config_says_are_refused() -> None:
     with pytest.raises(AdapterFault, match=r"conv_in.*rank 8.*says 4"):
         read_configs(header(r=4), ("unet",))["unet"].scale("conv_in", 8)
+
+
+def test_a_pattern_of_more_names_than_a_file_may_have_tensors_is_refused() -> None:
+    with pytest.raises(AdapterFault, match="20001 names"):
+        read_configs(header(rank_pattern={f"a{n}": 4 for n in range(MAX_NAMES + 1)}), ("unet",))
+
+
+def test_a_look_up_takes_no_longer_in_a_long_pattern() -> None:
+    """Two names that fit, at the end, so that their order has to be told."""
+    names = [*(f"a{n}" for n in range(MAX_NAMES - 2)), "b", "a.b"]
+    config = read_configs(header(alpha_pattern=dict.fromkeys(names, 16), r=4), ("unet",))["unet"]
+    start = perf_counter()
+    assert {config.scale(f"{n}.a.b", 4) for n in range(5000)} == {4.0}
+    assert perf_counter() - start < 2
