@@ -75,7 +75,7 @@ class BaseWeights:
                 self._write_in_place(name, parts)
             else:
                 grouped.append(name)
-        shape = _shape_of(changes, self._pristine)
+        shape = _shape_of(changes, self._weights)
         for _, same in groupby(sorted(grouped, key=shape), key=shape):
             names = list(same)
             size = max(1, self._batch_bytes // (4 * self._pristine[names[0]].numel()))
@@ -98,16 +98,19 @@ class BaseWeights:
                 total = weight
 
     def _write_batch(self, names: Sequence[str], changes: Sequence[Sequence[Change]]) -> None:
-        """Write weights of one shape whose changes have the same ranks."""
+        """Write weights of one shape whose changes have the same ranks.
+
+        Some of the factors may be on the device already, others still in the host's memory.
+        """
         device = self._weights[names[0]].device
         pristine = torch.stack([self._pristine[name].to(device, non_blocking=True) for name in names])
         total = pristine.float().flatten(2)
         for parallel in zip(*changes, strict=True):
-            scales = torch.tensor([delta.scale * strength for delta, strength in parallel])
+            scales = torch.tensor([delta.scale * strength for delta, strength in parallel], device=device)
             factors = [product for delta, _ in parallel if (product := delta.low_rank)]
-            up = torch.stack([each.up for each in factors]).float() * scales[:, None, None]
-            down = torch.stack([each.down for each in factors]).float()
-            total.baddbmm_(up.to(total.device), down.to(total.device))
+            up = torch.stack([each.up.to(device, non_blocking=True) for each in factors]).float()
+            down = torch.stack([each.down.to(device, non_blocking=True) for each in factors]).float()
+            total.baddbmm_(up * scales[:, None, None], down)
         torch._foreach_copy_(
             [self._weights[name] for name in names], list(total.view(pristine.shape).unbind())
         )
@@ -138,11 +141,11 @@ def _copy_of(weight: Tensor) -> Tensor:
 
 
 def _shape_of(
-    changes: Mapping[str, Sequence[Change]], pristine: Mapping[str, Tensor]
+    changes: Mapping[str, Sequence[Change]], weights: Mapping[str, Tensor]
 ) -> Callable[[str], tuple[object, ...]]:
     def shape(name: str) -> tuple[object, ...]:
-        weight = pristine[name]
+        weight = weights[name]
         ranks = tuple(product.rank for delta, _ in changes[name] if (product := delta.low_rank))
-        return (*weight.shape,), str(weight.dtype), ranks
+        return (*weight.shape,), str(weight.dtype), str(weight.device), ranks
 
     return shape

@@ -1,0 +1,44 @@
+"""Where the tensors of a swap are, as far as that can be seen without CUDA: `meta` is the other device."""
+
+import torch
+from torch import nn
+
+from worker.engine.adapter import Delta
+from worker.engine.matrices import Dense, Product
+from worker.engine.unmerged import UnmergedLayers
+from worker.engine.weights import BaseWeights
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+
+
+def a_delta(device: torch.device, rank: int = 2) -> Delta:
+    up, down = torch.ones(4, rank, device=device), torch.ones(rank, 4, device=device)
+    return Delta(matrix=Product(up=up, down=down), scale=0.5)
+
+
+def weights_on_meta(*names: str) -> BaseWeights:
+    weights = BaseWeights({name: torch.empty(4, 4, device=META) for name in names})
+    # `keep` takes sums, and `meta` has no numbers
+    weights._pristine = {name: torch.empty(4, 4, device=META) for name in names}
+    return weights
+
+
+def test_a_batch_of_weights_takes_factors_from_the_device_and_from_the_host() -> None:
+    raised, in_ram = a_delta(META), a_delta(CPU)
+    weights_on_meta("a", "b").write(
+        {"a": [(raised, 1.0), (in_ram, 0.5)], "b": [(in_ram, 1.0), (raised, 2.0)]}
+    )
+
+
+def test_a_weight_written_alone_takes_factors_from_the_device_and_from_the_host() -> None:
+    dense = Delta(matrix=Dense(values=torch.ones(4, 4)), scale=1.0)
+    decomposed = Delta(matrix=a_delta(CPU).matrix, scale=1.0, magnitude=torch.ones(4, 1))
+    weights_on_meta("a").write({"a": [(a_delta(META), 1.0), (dense, 1.0), (decomposed, 0.5)]})
+
+
+def test_layers_that_keep_their_weight_take_factors_from_the_device_and_from_the_host() -> None:
+    layers = UnmergedLayers({"a": nn.Linear(4, 4, device=META)})
+    layers.write({"a": [(a_delta(META), 1.0), (a_delta(CPU, rank=3), 0.5)]})
+    down, up = layers._active["a"]
+    assert (down.device, up.device) == (META, META)
+    assert (down.shape, up.shape) == ((5, 4), (4, 5))
