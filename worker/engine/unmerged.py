@@ -67,7 +67,7 @@ class UnmergedLayers:
         """
         for name, parts in changes.items():
             products = [(each.low_rank, each.scale * strength) for each, strength in parts]
-            # where the layer is: of several adapters, some may be there already and others in the host's memory
+            # where the layer is: of several adapters, some may be there already, others in the host's memory
             device = cast("Tensor", self._layers[name].weight).device
             downs = [factors.down.to(device).float() for factors, _ in products if factors]
             ups = [factors.up.to(device).float() * scale for factors, scale in products if factors]

@@ -47,11 +47,11 @@ class BaseWeights:
         They take as many bytes as the weights, beside them; where a GPU has no room left, in the host's
         page-locked memory, from where every swap has to read them again (SDXL: 2 to 5 GB at some 25 GB/s).
         """
-        new = [name for name in names if name not in self._pristine]
-        for name in new:
-            self._pristine[name] = _copy_of(self._weights[name])
-        if new:
-            self._sums |= zip(new, sums_of(self._pristine[name] for name in new).tolist(), strict=True)
+        copies = {name: _copy_of(self._weights[name]) for name in names if name not in self._pristine}
+        # both or neither: after a failure on the way, the next swap has to copy and sum anew
+        sums = dict(zip(copies, sums_of(copies.values()).tolist(), strict=True))
+        self._pristine |= copies
+        self._sums |= sums
 
     def are_pristine(self, names: Iterable[str]) -> bool:
         """Whether the weights named, each kept before, have the bits that they had at first."""

@@ -1,5 +1,8 @@
 """Where the tensors of a swap are, as far as that can be seen without CUDA: `meta` is the other device."""
 
+from unittest import mock
+
+import pytest
 import torch
 from torch import nn
 
@@ -42,3 +45,15 @@ def test_layers_that_keep_their_weight_take_factors_from_the_device_and_from_the
     down, up = layers._active["a"]
     assert (down.device, up.device) == (META, META)
     assert (down.shape, up.shape) == ((5, 4), (4, 5))
+
+
+def test_a_failure_while_pristine_values_are_kept_leaves_nothing_half_kept() -> None:
+    weights = BaseWeights({name: torch.full((4, 4), 3.0) for name in "ab"})
+    with mock.patch("worker.engine.weights.sums_of", side_effect=RuntimeError), pytest.raises(RuntimeError):
+        weights.keep("ab")
+
+    weights.keep("ab")
+    weights.write({"a": [(a_delta(CPU), 1.0)], "b": []})
+    assert not weights.are_pristine("a")
+    weights.restore()
+    assert weights.are_pristine("ab")
