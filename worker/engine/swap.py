@@ -114,8 +114,10 @@ class Swap:
 def _changes(
     names: Sequence[str], target: Mix, adapters: Mapping[str, CanonicalAdapter]
 ) -> dict[str, list[Change]]:
+    """Return what each weight gets. At 0 a part is left out: a DoRA would have an effect even there."""
     changes: dict[str, list[Change]] = {name: [] for name in names}
     for digest, strength in target:
         for name, parts in adapters[digest].changes.items():
-            changes[name] += [(part, strength.of(name)) for part in parts]
+            if (here := strength.of(name)) != 0.0:
+                changes[name] += [(part, here) for part in parts]
     return changes

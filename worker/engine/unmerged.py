@@ -63,9 +63,12 @@ class UnmergedLayers:
         """Put factors beside the layers named, in place of those that were there.
 
         The factors of several adapters become those of one: `[rank, in]` and `[out, rank]`, with the ranks
-        added up and the scales folded in.
+        added up and the scales folded in. Nothing stands beside a layer without changes.
         """
+        self.restore(name for name, parts in changes.items() if not parts)
         for name, parts in changes.items():
+            if not parts:
+                continue
             products = [(each.low_rank, each.scale * strength) for each, strength in parts]
             # where the layer is: of several adapters, some may be there already, others in the host's memory
             device = cast("Tensor", self._layers[name].weight).device

@@ -63,18 +63,23 @@ class BaseWeights:
     def write(self, changes: Mapping[str, Sequence[Change]]) -> None:
         """Write pristine plus changes into each weight named; their pristine values are kept.
 
+        A weight without changes becomes pristine.
+
         Same-shaped weights that only low-rank products change are computed together: such a swap is tens
         of operations, not thousands. A CPU's float32 weights need no batch: its launches cost nothing, and
         the product is added where it belongs. The others come one by one.
         """
-        grouped = []
+        grouped, bare = [], []
         for name, parts in changes.items():
-            if not all(delta.low_rank for delta, _ in parts):
+            if not parts:
+                bare.append(name)
+            elif not all(delta.low_rank for delta, _ in parts):
                 self._write_alone(name, parts)
             elif self._is_float32_on_cpu(name):
                 self._write_in_place(name, parts)
             else:
                 grouped.append(name)
+        self.restore(bare)
         shape = _shape_of(changes, self._weights)
         for _, same in groupby(sorted(grouped, key=shape), key=shape):
             names = list(same)

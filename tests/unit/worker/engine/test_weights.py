@@ -57,3 +57,21 @@ def test_a_failure_while_pristine_values_are_kept_leaves_nothing_half_kept() -> 
     assert not weights.are_pristine("a")
     weights.restore()
     assert weights.are_pristine("ab")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_that_is_written_without_changes_becomes_pristine(dtype: torch.dtype) -> None:
+    weight = torch.full((4, 4), 3.0, dtype=dtype)
+    weights = BaseWeights({"a": weight})
+    weights.keep("a")
+    weights.write({"a": [(a_delta(CPU), 1.0)]})
+    assert weight[0, 0] == 4.0
+    weights.write({"a": []})
+    assert weights.are_pristine("a")
+
+
+def test_a_layer_that_keeps_its_weight_gets_nothing_beside_it_when_written_without_changes() -> None:
+    layers = UnmergedLayers({"a": nn.Linear(4, 4)})
+    layers.write({"a": [(a_delta(CPU), 1.0)]})
+    layers.write({"a": []})
+    assert not layers._active
