@@ -2,14 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 
 from worker.engine.adapter import CanonicalAdapter, Word
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
 from worker.engine.plan import Mix, mix, plan_swap
-from worker.engine.strengths import strength_at, unknown_path
+from worker.engine.strengths import Blocks, factors_of, parts_of, strength_at, unknown_path
 from worker.engine.unmerged import AdaptableWeights
 from worker.engine.weights import Change
+
+FactorsOf = Callable[[Blocks], Mapping[str, float]]
+
+MOST_BLOCKS = 64
+"""Sets of blocks whose factors are kept; each takes a few hundred kB at most."""
 
 
 class Swap:
@@ -21,6 +27,9 @@ class Swap:
 
     def __init__(self, weights: AdaptableWeights) -> None:
         self._weights = weights
+        self._parts = parts_of(weights.names)
+        # a large base has thousands of names, and a schedule asks at each of its changes
+        self._factors: FactorsOf = lru_cache(MOST_BLOCKS)(partial(factors_of, weights=self._parts))
         self._mix: Mix | None = ()
         self._adapters: Mapping[str, CanonicalAdapter] = {}
         self._wanted: tuple[Activation[CanonicalAdapter], ...] = ()
@@ -85,7 +94,7 @@ class Swap:
         self._weights.keep(plan.write)
         self._mix = None
         try:
-            self._weights.write(_changes(plan.write, target, adapters))
+            self._weights.write(_changes(plan.write, target, adapters, self._factors))
             self._weights.restore(plan.restore)
         except BaseException:
             self._undo()
@@ -106,7 +115,7 @@ class Swap:
             )
             if not math.isfinite(most):
                 raise AdapterFault(f"{name}: its strength is {most}, which is no number to use")
-            if path := unknown_path(each.ref.blocks, self._weights.names):
+            if path := unknown_path(each.ref.blocks, self._parts):
                 raise AdapterFault(f"{name}: its strength names {path}, which this base does not have")
             if not each.adapter.changes.keys() <= self._weights.names:
                 raise AdapterFault(f"{name}: was ingested for another base")
@@ -136,12 +145,13 @@ def _mix_at(wanted: Sequence[Activation[CanonicalAdapter]], progress: float) -> 
 
 
 def _changes(
-    names: Sequence[str], target: Mix, adapters: Mapping[str, CanonicalAdapter]
+    names: Sequence[str], target: Mix, adapters: Mapping[str, CanonicalAdapter], factors_in: FactorsOf
 ) -> dict[str, list[Change]]:
     """Return what each weight gets. At 0 a part is left out: a DoRA would have an effect even there."""
     changes: dict[str, list[Change]] = {name: [] for name in names}
     for digest, strength in target:
+        factors = factors_in(strength.blocks)
         for name, parts in adapters[digest].changes.items():
-            if (here := strength.of(name)) != 0.0:
+            if (here := strength.scale * factors.get(name, 1.0)) != 0.0:
                 changes[name] += [(part, here) for part in parts]
     return changes
