@@ -90,7 +90,7 @@ class DiffusersEngine:
             BaseDamaged: the weights cannot be trusted.
         """
         if self._scheduled:
-            self._swap.activate(self._scheduled)  # an image before this one may have ended elsewhere
+            self._swap.follow(0.0)  # an image before this one may have ended elsewhere
         with self._vocabulary.extended(self._swap.words):
             return self._drawing.draw(params, self._following_schedule(on_step), source)
 
@@ -101,7 +101,7 @@ class DiffusersEngine:
         def at_step_end(done: int, total: int) -> None:
             on_step(done, total)
             if done < total:
-                self._swap.activate(self._scheduled, done / total)
+                self._swap.follow(done / total)
 
         return at_step_end
 

@@ -14,7 +14,7 @@ def fingerprint(components: Iterable[nn.Module]) -> Tensor:
     """Return the sum of each weight's bits, read as integers, of all parameters and buffers.
 
     It is for damage (a failed write, NaN, a stray kernel), not for malice: one pass at the speed of
-    memory over every byte, and a single transfer from the device.
+    memory over every byte, and a single transfer from each device.
     """
     return sums_of(
         tensor
@@ -27,7 +27,12 @@ def fingerprint(components: Iterable[nn.Module]) -> Tensor:
 @torch.no_grad()
 def sums_of(tensors: Iterable[Tensor]) -> Tensor:
     """Return the sum of each tensor's bits, on the CPU."""
-    return torch.stack([_bits(tensor).sum(dtype=torch.int64) for tensor in tensors]).cpu()
+    sums = [_bits(tensor).sum(dtype=torch.int64) for tensor in tensors]
+    found = torch.empty(len(sums), dtype=torch.int64)
+    for device in {each.device for each in sums}:
+        here = [place for place, each in enumerate(sums) if each.device == device]
+        found[here] = torch.stack([sums[place] for place in here]).cpu()
+    return found
 
 
 def _plain(tensor: Any) -> Iterable[Tensor]:  # noqa: ANN401 - a tensor's class may be a quantiser's own

@@ -1,6 +1,6 @@
 """How strongly an adapter counts: in which part of the base, at which step. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.refs import AdapterRef
@@ -9,6 +9,9 @@ ANY = "*"
 
 Blocks = tuple[tuple[str, float], ...]
 """Factors by the beginning of a weight's name, as in `AdapterRef.blocks`."""
+
+Parts = tuple[str, ...]
+"""A weight's name, split at its dots."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -22,13 +25,6 @@ class Strength:
     def most(self) -> float:
         """The largest absolute value that any weight may get."""
         return abs(self.scale) * max([1.0, *(abs(factor) for _, factor in self.blocks)])
-
-    def of(self, weight: str) -> float:
-        """Return what counts for a weight, by its name."""
-        if not self.blocks:
-            return self.scale
-        lengths = [(path.count("."), factor) for path, factor in self.blocks if is_within(weight, path)]
-        return self.scale * (max(lengths, key=lambda found: found[0])[1] if lengths else 1.0)
 
 
 def strength_at(ref: AdapterRef, progress: float) -> Strength:
@@ -45,15 +41,33 @@ def strength_at(ref: AdapterRef, progress: float) -> Strength:
     return Strength(scale=ref.scale * factor, blocks=ref.blocks)
 
 
-def is_within(weight: str, path: str) -> bool:
-    """Whether a weight's name begins with the parts of `path`."""
-    wanted, parts = path.split("."), weight.split(".")
-    return len(wanted) <= len(parts) and all(
-        want in {ANY, part} for want, part in zip(wanted, parts, strict=False)
-    )
+def factors_of(blocks: Blocks, weights: Mapping[str, Parts]) -> dict[str, float]:
+    """Return the factors of the weights that lie in a block; of several, that of the longest path."""
+    factors: dict[str, float] = {}
+    for path, factor in sorted(blocks, key=lambda block: block[0].count("."), reverse=True):
+        wanted = path.split(".")
+        for name, parts in weights.items():
+            if _is_within(parts, wanted):
+                factors.setdefault(name, factor)
+    return factors
 
 
-def unknown_path(blocks: Blocks, weights: Iterable[str]) -> str | None:
+def parts_of(weights: Iterable[str]) -> dict[str, Parts]:
+    """Return the parts of each weight's name."""
+    return {name: tuple(name.split(".")) for name in weights}
+
+
+def unknown_path(blocks: Blocks, weights: Mapping[str, Parts]) -> str | None:
     """Return the first path that no weight lies in; None when all mean something."""
-    names = tuple(weights)
-    return next((path for path, _ in blocks if not any(is_within(name, path) for name in names)), None)
+    return next((path for path, _ in blocks if not _is_known(path.split("."), weights)), None)
+
+
+def _is_known(path: Sequence[str], weights: Mapping[str, Parts]) -> bool:
+    return any(_is_within(parts, path) for parts in weights.values())
+
+
+def _is_within(parts: Parts, path: Sequence[str]) -> bool:
+    """Whether a weight's name begins with the parts of a path."""
+    return len(path) <= len(parts) and all(
+        want in {ANY, part} for want, part in zip(path, parts, strict=False)
+    )

@@ -2,14 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 
 from worker.engine.adapter import CanonicalAdapter, Word
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
 from worker.engine.plan import Mix, mix, plan_swap
-from worker.engine.strengths import strength_at, unknown_path
+from worker.engine.strengths import Blocks, factors_of, parts_of, strength_at, unknown_path
 from worker.engine.unmerged import AdaptableWeights
 from worker.engine.weights import Change
+
+FactorsOf = Callable[[Blocks], Mapping[str, float]]
+
+MOST_BLOCKS = 64
+"""Sets of blocks whose factors are kept; each takes a few hundred kB at most."""
 
 
 class Swap:
@@ -21,8 +27,12 @@ class Swap:
 
     def __init__(self, weights: AdaptableWeights) -> None:
         self._weights = weights
+        self._parts = parts_of(weights.names)
+        # a large base has thousands of names, and a schedule asks at each of its changes
+        self._factors: FactorsOf = lru_cache(MOST_BLOCKS)(partial(factors_of, weights=self._parts))
         self._mix: Mix | None = ()
         self._adapters: Mapping[str, CanonicalAdapter] = {}
+        self._wanted: tuple[Activation[CanonicalAdapter], ...] = ()
 
     @property
     def active(self) -> Mix:
@@ -37,43 +47,62 @@ class Swap:
 
     @property
     def words(self) -> tuple[Word, ...]:
-        """The words of what is active, in the order of the mix.
+        """The words of what is active at any step: prompts are read before the first one.
 
         Raises:
             BaseDamaged: nobody knows what is active.
         """
-        digests = dict.fromkeys(digest for digest, _ in self.active)
-        return tuple(word for digest in digests for word in self._adapters[digest].words)
+        _ = self.active
+        begins = {0.0, *(begin for each in self._wanted for begin, _ in each.ref.schedule)}
+        digests = {digest for begin in begins for digest, _ in _mix_at(self._wanted, begin)}
+        adapters = {each.adapter.digest: each.adapter for each in self._wanted}
+        return tuple(word for digest in sorted(digests) for word in adapters[digest].words)
 
     def condemn(self) -> None:
         """Declare the weights untrustworthy, for good."""
         self._mix = None
 
-    def activate(self, wanted: Sequence[Activation[CanonicalAdapter]], progress: float = 0.0) -> SwapReport:
-        """Make exactly `wanted` active, at the strengths of this fraction of the denoising steps.
+    def activate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> SwapReport:
+        """Make exactly `wanted` active, at the strengths with which its schedules begin.
 
         Raises:
             AdapterFault: an adapter is of another base, or too strong for the base's number format.
             BaseDamaged: a failed swap could not be undone, or what was copied back is not what it was.
         """
         self._validate(wanted)
-        target = mix((each.adapter.digest, strength_at(each.ref, progress)) for each in wanted)
+        report = self._become(wanted, 0.0)
+        self._wanted = tuple(wanted)
+        return report
+
+    def follow(self, progress: float) -> SwapReport:
+        """Give what was activated its strengths at this fraction of the denoising steps.
+
+        Raises:
+            BaseDamaged: as `activate`.
+        """
+        return self._become(self._wanted, progress)
+
+    def _become(self, wanted: Sequence[Activation[CanonicalAdapter]], progress: float) -> SwapReport:
+        target = _mix_at(wanted, progress)
         adapters = {each.adapter.digest: each.adapter for each in wanted}
+        active = {digest: adapters[digest] for digest, _ in target}
+        if target == self.active:
+            self._adapters = active
+            return SwapReport(written=0, restored=0)
         weights_of = {digest: each.changes for digest, each in {**self._adapters, **adapters}.items()}
         plan = plan_swap(self.active, target, weights_of)
         self._weights.keep(plan.write)
-        if plan.write or plan.restore:
-            self._mix = None
-            try:
-                self._weights.write(_changes(plan.write, target, adapters))
-                self._weights.restore(plan.restore)
-            except BaseException:
-                self._undo()
-                raise
+        self._mix = None
+        try:
+            self._weights.write(_changes(plan.write, target, adapters, self._factors))
+            self._weights.restore(plan.restore)
+        except BaseException:
+            self._undo()
+            raise
         if not target and not self._weights.are_pristine(plan.restore):
             self.condemn()
             raise BaseDamaged("weights that were copied back are not what they were at the start")
-        self._mix, self._adapters = target, {digest: adapters[digest] for digest, _ in target}
+        self._mix, self._adapters = target, active
         return SwapReport(written=len(plan.write), restored=len(plan.restore))
 
     def _validate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> None:
@@ -86,7 +115,7 @@ class Swap:
             )
             if not math.isfinite(most):
                 raise AdapterFault(f"{name}: its strength is {most}, which is no number to use")
-            if path := unknown_path(each.ref.blocks, self._weights.names):
+            if path := unknown_path(each.ref.blocks, self._parts):
                 raise AdapterFault(f"{name}: its strength names {path}, which this base does not have")
             if not each.adapter.changes.keys() <= self._weights.names:
                 raise AdapterFault(f"{name}: was ingested for another base")
@@ -108,14 +137,21 @@ class Swap:
             self._weights.restore()
         except Exception as error:
             raise BaseDamaged("a failed swap could not be undone") from error
-        self._mix, self._adapters = (), {}
+        self._mix, self._adapters, self._wanted = (), {}, ()
+
+
+def _mix_at(wanted: Sequence[Activation[CanonicalAdapter]], progress: float) -> Mix:
+    return mix((each.adapter.digest, strength_at(each.ref, progress)) for each in wanted)
 
 
 def _changes(
-    names: Sequence[str], target: Mix, adapters: Mapping[str, CanonicalAdapter]
+    names: Sequence[str], target: Mix, adapters: Mapping[str, CanonicalAdapter], factors_in: FactorsOf
 ) -> dict[str, list[Change]]:
+    """Return what each weight gets. At 0 a part is left out: a DoRA would have an effect even there."""
     changes: dict[str, list[Change]] = {name: [] for name in names}
     for digest, strength in target:
+        factors = factors_in(strength.blocks)
         for name, parts in adapters[digest].changes.items():
-            changes[name] += [(part, strength.of(name)) for part in parts]
+            if (here := strength.scale * factors.get(name, 1.0)) != 0.0:
+                changes[name] += [(part, here) for part in parts]
     return changes

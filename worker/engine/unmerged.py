@@ -6,7 +6,7 @@ price of two small products per layer and step. Nothing is quantised again; the 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class UnmergedLayers:
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.names = frozenset(layers)
+        self._layers = layers
         self._active: dict[str, tuple[Tensor, Tensor]] = {}
         for name, layer in layers.items():
             layer.register_forward_hook(self._beside(name))
@@ -62,13 +63,18 @@ class UnmergedLayers:
         """Put factors beside the layers named, in place of those that were there.
 
         The factors of several adapters become those of one: `[rank, in]` and `[out, rank]`, with the ranks
-        added up and the scales folded in.
+        added up and the scales folded in. Nothing stands beside a layer without changes.
         """
+        self.restore(name for name, parts in changes.items() if not parts)
         for name, parts in changes.items():
+            if not parts:
+                continue
             products = [(each.low_rank, each.scale * strength) for each, strength in parts]
-            down = torch.cat([factors.down.float() for factors, _ in products if factors])
-            ups = [factors.up.float() * scale for factors, scale in products if factors]
-            self._active[name] = down, torch.cat(ups, dim=1)
+            # where the layer is: of several adapters, some may be there already, others in the host's memory
+            device = cast("Tensor", self._layers[name].weight).device
+            downs = [factors.down.to(device).float() for factors, _ in products if factors]
+            ups = [factors.up.to(device).float() * scale for factors, scale in products if factors]
+            self._active[name] = torch.cat(downs), torch.cat(ups, dim=1)
 
     def restore(self, names: Iterable[str] | None = None) -> None:
         """Take away what is beside the layers named; beside all when None."""

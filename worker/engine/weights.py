@@ -47,11 +47,11 @@ class BaseWeights:
         They take as many bytes as the weights, beside them; where a GPU has no room left, in the host's
         page-locked memory, from where every swap has to read them again (SDXL: 2 to 5 GB at some 25 GB/s).
         """
-        new = [name for name in names if name not in self._pristine]
-        for name in new:
-            self._pristine[name] = _copy_of(self._weights[name])
-        if new:
-            self._sums |= zip(new, sums_of(self._pristine[name] for name in new).tolist(), strict=True)
+        copies = {name: _copy_of(self._weights[name]) for name in names if name not in self._pristine}
+        # both or neither: after a failure on the way, the next swap has to copy and sum anew
+        sums = dict(zip(copies, sums_of(copies.values()).tolist(), strict=True))
+        self._pristine |= copies
+        self._sums |= sums
 
     def are_pristine(self, names: Iterable[str]) -> bool:
         """Whether the weights named, each kept before, have the bits that they had at first."""
@@ -63,19 +63,24 @@ class BaseWeights:
     def write(self, changes: Mapping[str, Sequence[Change]]) -> None:
         """Write pristine plus changes into each weight named; their pristine values are kept.
 
+        A weight without changes becomes pristine.
+
         Same-shaped weights that only low-rank products change are computed together: such a swap is tens
         of operations, not thousands. A CPU's float32 weights need no batch: its launches cost nothing, and
         the product is added where it belongs. The others come one by one.
         """
-        grouped = []
+        grouped, bare = [], []
         for name, parts in changes.items():
-            if not all(delta.low_rank for delta, _ in parts):
+            if not parts:
+                bare.append(name)
+            elif not all(delta.low_rank for delta, _ in parts):
                 self._write_alone(name, parts)
             elif self._is_float32_on_cpu(name):
                 self._write_in_place(name, parts)
             else:
                 grouped.append(name)
-        shape = _shape_of(changes, self._pristine)
+        self.restore(bare)
+        shape = _shape_of(changes, self._weights)
         for _, same in groupby(sorted(grouped, key=shape), key=shape):
             names = list(same)
             size = max(1, self._batch_bytes // (4 * self._pristine[names[0]].numel()))
@@ -98,16 +103,19 @@ class BaseWeights:
                 total = weight
 
     def _write_batch(self, names: Sequence[str], changes: Sequence[Sequence[Change]]) -> None:
-        """Write weights of one shape whose changes have the same ranks."""
+        """Write weights of one shape whose changes have the same ranks.
+
+        Some of the factors may be on the device already, others still in the host's memory.
+        """
         device = self._weights[names[0]].device
         pristine = torch.stack([self._pristine[name].to(device, non_blocking=True) for name in names])
         total = pristine.float().flatten(2)
         for parallel in zip(*changes, strict=True):
-            scales = torch.tensor([delta.scale * strength for delta, strength in parallel])
+            scales = torch.tensor([delta.scale * strength for delta, strength in parallel], device=device)
             factors = [product for delta, _ in parallel if (product := delta.low_rank)]
-            up = torch.stack([each.up for each in factors]).float() * scales[:, None, None]
-            down = torch.stack([each.down for each in factors]).float()
-            total.baddbmm_(up.to(total.device), down.to(total.device))
+            up = torch.stack([each.up.to(device, non_blocking=True) for each in factors]).float()
+            down = torch.stack([each.down.to(device, non_blocking=True) for each in factors]).float()
+            total.baddbmm_(up * scales[:, None, None], down)
         torch._foreach_copy_(
             [self._weights[name] for name in names], list(total.view(pristine.shape).unbind())
         )
@@ -138,11 +146,11 @@ def _copy_of(weight: Tensor) -> Tensor:
 
 
 def _shape_of(
-    changes: Mapping[str, Sequence[Change]], pristine: Mapping[str, Tensor]
+    changes: Mapping[str, Sequence[Change]], weights: Mapping[str, Tensor]
 ) -> Callable[[str], tuple[object, ...]]:
     def shape(name: str) -> tuple[object, ...]:
-        weight = pristine[name]
+        weight = weights[name]
         ranks = tuple(product.rank for delta, _ in changes[name] if (product := delta.low_rank))
-        return (*weight.shape,), str(weight.dtype), ranks
+        return (*weight.shape,), str(weight.dtype), str(weight.device), ranks
 
     return shape

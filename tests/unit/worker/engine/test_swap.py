@@ -1,0 +1,83 @@
+"""What a swap makes of strengths, on a base of two layers."""
+
+from dataclasses import replace
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+
+from tests.builders import an_adapter as a_ref
+from worker.engine.adapter import CanonicalAdapter, Delta, Word
+from worker.engine.contract import Activation, SwapReport
+from worker.engine.matrices import Product
+from worker.engine.swap import Swap
+from worker.engine.targets import Targets, find_targets
+from worker.engine.unmerged import AdaptableWeights
+
+
+@pytest.fixture
+def targets() -> Targets:
+    layers = {"down": nn.Linear(3, 3, bias=False), "up": nn.Linear(3, 3, bias=False)}
+    return find_targets({"unet": nn.ModuleDict(layers)})
+
+
+@pytest.fixture
+def swap(targets: Targets) -> Swap:
+    return Swap(AdaptableWeights(targets))
+
+
+def wanted(*, magnitude: torch.Tensor | None = None, **ref: object) -> Activation[CanonicalAdapter]:
+    """An adapter of both layers, a DoRA where it has a magnitude."""
+    matrix = Product(up=torch.ones(3, 2), down=torch.ones(2, 3))
+    delta = Delta(matrix=matrix, scale=1.0, magnitude=magnitude)
+    adapter = CanonicalAdapter(
+        digest="d", nbytes=0, changes={"unet.down": (delta,), "unet.up": (delta,)}, reach=2.0
+    )
+    return Activation(ref=replace(a_ref(), **ref), adapter=adapter)
+
+
+@pytest.mark.parametrize("magnitude", [None, torch.full((3, 1), 5.0)])
+def test_a_part_of_the_base_at_strength_0_is_pristine_whatever_was_there_before(
+    swap: Swap, targets: Targets, magnitude: torch.Tensor | None
+) -> None:
+    base = {name: weight.clone() for name, weight in targets.weights.items()}
+    swap.activate([wanted(magnitude=magnitude)])
+    assert not torch.equal(targets.weights["unet.up"], base["unet.up"])
+
+    swap.activate([wanted(magnitude=magnitude, blocks=(("unet.up", 0.0),))])
+
+    assert torch.equal(targets.weights["unet.up"], base["unet.up"])
+    assert not torch.equal(targets.weights["unet.down"], base["unet.down"])
+
+
+def test_words_are_known_from_the_first_step_on_though_their_adapter_counts_only_later(swap: Swap) -> None:
+    word = Word(token="mine", vectors={"text_encoder": torch.ones(1, 4)})
+    each = wanted(schedule=((0.0, 0.0), (0.5, 1.0)))
+    each = replace(each, adapter=replace(each.adapter, words=(word,)))
+    swap.activate([each])
+    assert not swap.active
+    assert [known.token for known in swap.words] == ["mine"]
+    swap.follow(0.5)
+    assert [known.token for known in swap.words] == ["mine"]
+
+    swap.activate([replace(each, ref=replace(each.ref, scale=0.0))])
+    assert not swap.words
+
+
+def test_what_is_wanted_is_checked_once_and_not_at_each_step(swap: Swap) -> None:
+    each = wanted(schedule=((0.5, 0.5),), blocks=(("unet.up", 0.5),))
+    with mock.patch("worker.engine.swap.unknown_path", return_value=None) as check:
+        swap.activate([each])
+        for progress in (0.25, 0.5, 0.75):
+            swap.follow(progress)
+    check.assert_called_once()
+
+
+def test_nothing_is_written_while_the_strength_stays_the_same(swap: Swap) -> None:
+    each = wanted(schedule=((0.5, 0.5),))
+    swap.activate([each])
+    assert swap.follow(0.25) == SwapReport(written=0, restored=0)
+    assert swap.follow(0.5) == SwapReport(written=2, restored=0)
+    assert swap.follow(0.75) == SwapReport(written=0, restored=0)
+    assert swap.activate([each]) == SwapReport(written=2, restored=0)
