@@ -31,7 +31,8 @@ from shared.errors import QueueUnavailable
 from shared.jobs import JobId, job_base_tag
 from shared.pools import PoolDirectory
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import JobQueue, Mode, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Mode, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import RepoId, base_tag
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from deploy.table import Column, table
 from shared.jobs import GenerationParams, JobRecord, JobResult, JobStatus
-from shared.queue.queue import KnownJob, Overview
+from shared.queue.terms import KnownJob, Overview
 from shared.refs import AdapterRef, RepoId
 
 NOTHING = "-"

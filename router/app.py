@@ -18,7 +18,7 @@ from router.submit import Submissions
 from router.waiting import JobWaiter
 from shared.config import RouterConfig
 from shared.pools import BasePool, PoolDirectory
-from shared.queue.queue import QueueSettings
+from shared.queue.terms import QueueSettings
 from shared.redis_address import ManyServers, parse_address
 from shared.redis_client import command_client, pubsub_client
 from shared.results.opening import open_results

@@ -3,7 +3,7 @@
 import hashlib
 
 from router.schemas import GenerationRequest
-from shared.queue.queue import IdempotencyKey
+from shared.queue.terms import IdempotencyKey
 
 TENANT_LENGTH = 16
 

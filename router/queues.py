@@ -19,7 +19,8 @@ from shared.errors import (
     WorkerFault,
 )
 from shared.jobs import Job, JobId, JobRecord, JobResult, job_base_tag
-from shared.queue.queue import Admission, Enqueued, IdempotencyKey, JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Admission, Enqueued, IdempotencyKey, QueueSettings
 from shared.refs import RepoId, base_tag
 from shared.results.store import ResultStore
 

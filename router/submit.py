@@ -24,7 +24,7 @@ from shared.config import Limits
 from shared.errors import ErrorCode, InvalidRequest, QueueFull, RepoForbidden, ResultGone, WarmbaseError
 from shared.jobs import Job, JobRecord, JobResult, JobStatus, new_job_id
 from shared.pools import BasePool
-from shared.queue.queue import IdempotencyKey
+from shared.queue.terms import IdempotencyKey
 from shared.refs import RepoId, Revision
 from shared.sealing import Sealer
 

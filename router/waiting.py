@@ -25,7 +25,7 @@ from router.queues import REFUSALS, Queues
 from shared.errors import JobExpired, QueueUnavailable
 from shared.jobs import Job, JobId, JobRecord, job_base_tag
 from shared.queue.keys import DONE_PATTERN
-from shared.queue.queue import Enqueued, IdempotencyKey
+from shared.queue.terms import Enqueued, IdempotencyKey
 from shared.redis_client import translate_errors
 
 logger = logging.getLogger(__name__)

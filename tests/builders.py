@@ -16,7 +16,7 @@ from shared.jobs import (
     new_job_id,
 )
 from shared.pools import WorkerInfo
-from shared.queue.queue import Lease, Progress
+from shared.queue.terms import Lease, Progress
 from shared.refs import AdapterRef, RepoId, Revision
 
 BASE = RepoId("warmbase/shapes-xl")

@@ -13,7 +13,8 @@ from pathlib import Path
 from shared.config import worker_config
 from shared.jobs import JobResult
 from shared.logs import configure_logging
-from shared.queue.queue import JobQueue, Lease, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Lease, QueueSettings
 from tests.null_engine import NullEngine
 from worker.__main__ import end_with
 from worker.app import WorkerApp

@@ -1,7 +1,8 @@
 """Steps that tests of several packages take with a queue."""
 
 from shared.jobs import WorkerId
-from shared.queue.queue import JobQueue, Lease
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Lease
 
 
 async def claim_one(queue: JobQueue, worker: WorkerId, token: str) -> Lease | None:

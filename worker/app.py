@@ -22,7 +22,8 @@ from shared.errors import QueueUnavailable
 from shared.jobs import GenerationParams, WorkerId
 from shared.logs import log_context
 from shared.pools import WorkerInfo
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import blocking_client, command_client, pubsub_client
 from shared.refs import base_tag
 from shared.results.opening import open_results

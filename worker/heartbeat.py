@@ -18,7 +18,8 @@ from shared.errors import QueueUnavailable
 from shared.jobs import JobId
 from shared.pools import PoolDirectory, WorkerInfo
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import JobQueue, LeaseState, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import LeaseState, QueueSettings
 from shared.refs import base_tag
 from worker.cancels import follow_cancels
 from worker.exit_codes import ExitCode

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from shared.errors import QueueUnavailable
 from shared.jobs import WorkerId
 from shared.logs import log_context
-from shared.queue.queue import Claim, JobQueue, Lease, LeaseState
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Claim, Lease, LeaseState
 from worker.backoff import backoff
 from worker.engine.contract import Adapter, BaseDamaged, Interrupted
 from worker.executor import Drawn, JobExecutor

@@ -10,7 +10,7 @@ from typing import TypeVar
 from PIL.Image import Image
 
 from shared.jobs import JobId
-from shared.queue.queue import Lease, LeaseState, Progress
+from shared.queue.terms import Lease, LeaseState, Progress
 from worker.engine.contract import Interrupted
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from shared.errors import JobExpired, QueueUnavailable
 from shared.jobs import Job, JobResult, Timings
-from shared.queue.queue import JobQueue, LeaseState
+from shared.queue.queue import JobQueue
+from shared.queue.terms import LeaseState
 from shared.results.store import ResultStore
 from worker.backoff import backoff, retry_delay
 from worker.engine.contract import Interrupted

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ResultGone, WorkerFault
-from shared.queue.queue import Lease
+from shared.queue.terms import Lease
 from shared.refs import RepoId
 from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, is_name, source_name
 

@@ -16,7 +16,7 @@ from redis.exceptions import (
 from shared.errors import ResultGone, WorkerFault
 from shared.jobs import JobId, job_base_tag
 from shared.queue.keys import ALL_BASES, BaseKeys
-from shared.queue.queue import Lease
+from shared.queue.terms import Lease
 from shared.redis_client import translate_errors
 from shared.refs import RepoId
 from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, source_name

@@ -4,7 +4,7 @@ import re
 from typing import Protocol
 
 from shared.errors import WorkerFault
-from shared.queue.queue import Lease
+from shared.queue.terms import Lease
 from shared.refs import RepoId, base_tag
 
 GONE = "the image has expired; run the job again"

@@ -30,7 +30,8 @@ from redis.asyncio import Redis
 
 from deploy import embedded_valkey
 from shared.jobs import Job, JobId, JobResult, WorkerId
-from shared.queue.queue import Enqueued, JobQueue, Lease, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Enqueued, Lease, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import RepoId, base_tag
 from tests.bench.workloads import Form, Service, jobs

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from deploy import embedded_valkey
-from shared.queue.queue import Enqueued, JobQueue
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Enqueued
 from shared.redis_client import command_client
 from shared.refs import base_tag
 from tests.bench.affinity import IN_MEMORY, PATIENT, STEPS, WORKERS, SimulatedWorker, job_with

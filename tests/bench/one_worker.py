@@ -21,7 +21,8 @@ from deploy import embedded_valkey
 from deploy.ports import free_ports
 from shared.config import CommonConfig, WorkerConfig
 from shared.jobs import Job
-from shared.queue.queue import JobQueue, Mode, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Mode, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import AdapterRef, RepoId, Revision, base_tag
 from tests.builders import BASE, a_job, some_params

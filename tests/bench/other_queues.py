@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deploy import embedded_valkey
-from shared.queue.queue import QueueSettings
+from shared.queue.terms import QueueSettings
 from shared.redis_client import command_client
 from tests.bench.queue_stage import server_cpu
 from tests.bench.recovery import recoveries

@@ -22,7 +22,8 @@ from redis.asyncio import Connection, Redis
 
 from shared.jobs import Job, WorkerId
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import JobQueue, Lease, Progress, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Lease, Progress, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import RepoId, base_tag
 from shared.results.redis_store import RedisResults

@@ -12,12 +12,12 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from redis.asyncio import Redis
 
 from shared.jobs import new_job_id
-from shared.queue.queue import JobQueue, Lease
+from shared.queue.queue import JobQueue
 from shared.redis_client import blocking_client, command_client
 from shared.refs import RepoId, base_tag
 from tests.bench.queue_stage import (
@@ -32,6 +32,9 @@ from tests.bench.queue_stage import (
     varied,
 )
 from tests.builders import WORKER, a_result
+
+if TYPE_CHECKING:
+    from shared.queue.terms import Lease
 
 DEPTHS = (100, 10_000)
 BATCH = 10

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from deploy import embedded_valkey
 from shared.jobs import Job, new_job_id
-from shared.queue.queue import QueueSettings
+from shared.queue.terms import QueueSettings
 from shared.refs import RepoId
 from tests.builders import a_job, an_adapter
 from tests.servers import valkey

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from shared.jobs import JobId, JobRecord
 from shared.pools import PoolDirectory
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import command_client
 from shared.refs import RepoId, base_tag
 from tests.bench.queue_stage import (

@@ -30,7 +30,8 @@ from deploy.local_hub.server import LocalHubConfig, serve
 from deploy.ports import free_ports
 from shared.jobs import WorkerId
 from shared.pools import PoolDirectory
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import blocking_client, command_client
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults

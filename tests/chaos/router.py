@@ -8,7 +8,7 @@ from functools import partial
 
 import router.app
 from router.__main__ import main
-from shared.queue.queue import QueueSettings
+from shared.queue.terms import QueueSettings
 from tests.chaos.plan import NEVER
 
 if __name__ == "__main__":

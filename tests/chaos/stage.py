@@ -24,7 +24,8 @@ import redis
 
 from deploy.local_hub.server import LocalHubConfig, serve
 from deploy.parent_death import with_parent
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import command_client
 from shared.refs import base_tag
 from tests.builders import BASE

@@ -7,7 +7,8 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import blocking_client, command_client
 from shared.refs import base_tag
 from tests.builders import BASE

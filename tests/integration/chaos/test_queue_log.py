@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.jobs import WorkerId
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import command_client
 from shared.refs import base_tag
 from tests.builders import BASE, a_job, a_result

@@ -14,7 +14,8 @@ import pytest
 from shared.jobs import JobStatus
 from shared.pools import PoolDirectory
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import Enqueued, JobQueue, Mode, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Enqueued, Mode, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import base_tag
 from tests.builders import BASE, WORKER, a_job, a_result, a_worker, an_error

@@ -21,7 +21,8 @@ from shared.config import router_config
 from shared.errors import ResultGone
 from shared.jobs import Job, JobError, Timings, WorkerId
 from shared.pools import PoolDirectory
-from shared.queue.queue import JobQueue, Lease, LeaseState, Progress, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Lease, LeaseState, Progress, QueueSettings
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults
 from shared.results.store import SOURCE_GONE, source_name

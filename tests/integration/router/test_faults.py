@@ -17,7 +17,8 @@ from router.queues import refusal
 from shared.jobs import WorkerId
 from shared.pools import PoolDirectory
 from shared.queue.keys import ALL_BASES, BaseKeys
-from shared.queue.queue import Enqueued, JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Enqueued, QueueSettings
 from shared.refs import base_tag
 from tests.builders import BASE, a_job, a_result, a_worker, some_params, some_timings
 from tests.integration.router.conftest import ADAPTER, FEW_STEP, PixelWorker, eventually

@@ -8,7 +8,7 @@ from router.metrics import Metrics
 from router.queues import Queues
 from router.waiting import JobWaiter
 from shared.jobs import JobStatus
-from shared.queue.queue import QueueSettings
+from shared.queue.terms import QueueSettings
 from shared.redis_client import REPLY_SECONDS, pubsub_client
 from shared.results.redis_store import RedisResults
 from tests.builders import a_job

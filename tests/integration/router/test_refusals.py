@@ -8,7 +8,7 @@ from shared.errors import ErrorCode
 from shared.jobs import JobError
 from shared.pools import PoolDirectory
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import QueueSettings
+from shared.queue.terms import QueueSettings
 from shared.refs import base_tag
 from tests.builders import BASE, a_worker
 from tests.integration.router.conftest import ADAPTER, DISABLED, LANGUAGE, OTHER_BASE, SEVERAL

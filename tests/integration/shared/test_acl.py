@@ -17,7 +17,8 @@ from router.waiting import JobWaiter
 from shared.jobs import JobStatus
 from shared.pools import PoolDirectory
 from shared.queue.keys import POOLS, BaseKeys
-from shared.queue.queue import IdempotencyKey, JobQueue, LeaseState, Mode, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import IdempotencyKey, LeaseState, Mode, QueueSettings
 from shared.redis_client import blocking_client, command_client, pubsub_client
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults

@@ -14,7 +14,8 @@ from router.waiting import JobWaiter
 from shared.errors import QueueUnavailable
 from shared.jobs import JobStatus, WorkerId
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import command_client, pubsub_client
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults

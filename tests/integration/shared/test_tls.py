@@ -7,7 +7,8 @@ import pytest
 from shared.errors import QueueUnavailable
 from shared.jobs import JobStatus
 from shared.pools import PoolDirectory
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import blocking_client, command_client, pubsub_client
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults

@@ -15,7 +15,8 @@ from shared.errors import QueueUnavailable
 from shared.jobs import JobStatus
 from shared.pools import PoolDirectory
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import blocking_client, command_client, pubsub_client, translate_errors
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults

@@ -21,7 +21,8 @@ from deploy.local_hub.server import LocalHubConfig, serve
 from shared.config import CommonConfig, WorkerConfig
 from shared.jobs import Job, JobId, JobRecord
 from shared.pools import PoolDirectory
-from shared.queue.queue import JobQueue, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import QueueSettings
 from shared.redis_client import command_client
 from shared.refs import AdapterRef, RepoId, Revision, base_tag
 from shared.results.redis_store import RedisResults

@@ -8,7 +8,8 @@ import pytest
 
 from shared.errors import QueueUnavailable
 from shared.jobs import JobStatus
-from shared.queue.queue import Claim, JobQueue, LeaseState
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Claim, LeaseState
 from shared.results.redis_store import RedisResults
 from tests.builders import BASE, a_job
 from tests.integration.worker.conftest import QueueUser, StartWorker, until

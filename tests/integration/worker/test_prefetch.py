@@ -9,7 +9,7 @@ import pytest
 from deploy.local_hub.faults import FaultRule
 from shared.config import WorkerConfig
 from shared.jobs import Job, JobStatus
-from shared.queue.queue import QueueSettings
+from shared.queue.terms import QueueSettings
 from shared.sealing import Sealer
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import (

@@ -18,7 +18,7 @@ from shared.config import WorkerConfig
 from shared.errors import QueueUnavailable
 from shared.jobs import JobId, JobStatus
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import QueueSettings
+from shared.queue.terms import QueueSettings
 from shared.redis_client import command_client
 from tests import null_engine
 from tests.builders import a_job, some_params

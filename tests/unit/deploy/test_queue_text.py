@@ -16,7 +16,7 @@ from deploy.queue_text import (
     why_not,
 )
 from shared.jobs import JobStatus
-from shared.queue.queue import KnownJob, Mode, Overview
+from shared.queue.terms import KnownJob, Mode, Overview
 from tests.builders import BASE, COMMIT, a_job, a_record, a_result, an_adapter, an_error, some_params
 
 NOW = 1_700_000_100.0

@@ -4,7 +4,7 @@ import pytest
 
 from router.queues import LONGEST_RETRY, SHORTEST_RETRY, refusal
 from shared.errors import AdapterRejected, NoPoolForBase, QueueFull
-from shared.queue.queue import Admission, Enqueued
+from shared.queue.terms import Admission, Enqueued
 from tests.builders import a_job
 
 

@@ -6,7 +6,7 @@ import pytest
 from router.waiting import JobWaiter
 from shared.errors import JobExpired, QueueFull, QueueUnavailable
 from shared.jobs import JobStatus
-from shared.queue.queue import Admission, Enqueued, IdempotencyKey
+from shared.queue.terms import Admission, Enqueued, IdempotencyKey
 from tests.builders import a_job, a_record
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.errors import QueueUnavailable
-from shared.queue.queue import QueueSettings
+from shared.queue.terms import QueueSettings
 from tests.builders import a_worker
 from worker.exit_codes import ExitCode
 from worker.heartbeat import Heartbeat

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from shared.queue.queue import LeaseState
+from shared.queue.terms import LeaseState
 from tests.builders import a_job, a_lease
 from worker.engine.contract import Interrupted
 from worker.running import RunningJob, RunningJobs

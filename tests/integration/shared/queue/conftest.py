@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 
 from shared.jobs import Job, JobId, JobRecord
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import JobQueue, Lease
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Lease
 from shared.redis_client import pubsub_client
 from tests.builders import WORKER, a_job
 from tests.steps import claim_one

@@ -1,6 +1,6 @@
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus
-from shared.queue.queue import Enqueued
+from shared.queue.terms import Enqueued
 from tests.builders import a_job
 
 

@@ -7,7 +7,8 @@ import pytest
 from deploy import embedded_valkey
 from shared.errors import QueueUnavailable, WorkerFault
 from shared.jobs import JobStatus
-from shared.queue.queue import Enqueued, JobQueue, LeaseState, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Enqueued, LeaseState, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import base_tag
 from shared.results.redis_store import RedisResults

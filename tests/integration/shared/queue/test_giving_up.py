@@ -2,7 +2,7 @@
 
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus
-from shared.queue.queue import Enqueued
+from shared.queue.terms import Enqueued
 from tests.builders import WORKER, a_job, an_adapter, an_error
 from tests.steps import claim_one
 

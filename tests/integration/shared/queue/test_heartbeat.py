@@ -1,5 +1,5 @@
 from shared.jobs import WorkerId
-from shared.queue.queue import LeaseState
+from shared.queue.terms import LeaseState
 from tests.builders import WORKER, some_progress
 
 

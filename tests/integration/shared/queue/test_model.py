@@ -29,18 +29,9 @@ from hypothesis.stateful import (
 from shared.errors import QueueUnavailable
 from shared.jobs import NEXT_STATUS, Job, JobStatus, Priority, WorkerId
 from shared.queue.keys import BaseKeys
-from shared.queue.queue import (
-    PRIORITIES,
-    Admission,
-    Enqueued,
-    IdempotencyKey,
-    JobQueue,
-    Lease,
-    LeaseState,
-    Mode,
-    QueueSettings,
-)
+from shared.queue.queue import PRIORITIES, JobQueue
 from shared.queue.rule import TURN, Bounds, Head, choose, is_owed_a_turn
+from shared.queue.terms import Admission, Enqueued, IdempotencyKey, Lease, LeaseState, Mode, QueueSettings
 from shared.redis_client import command_client, one_round_trip
 from shared.refs import base_tag
 from tests.builders import (

@@ -1,7 +1,7 @@
 """What the queue says of itself and of a single job."""
 
 from shared.jobs import JobStatus
-from shared.queue.queue import Mode
+from shared.queue.terms import Mode
 from tests.builders import WORKER, a_job, a_result, an_error
 from tests.steps import claim_one
 

@@ -7,7 +7,8 @@ from itertools import count
 import pytest
 
 from shared.jobs import JobStatus, Priority
-from shared.queue.queue import MOST_IN_ONE_CALL, Enqueued, Mode, QueueSettings
+from shared.queue.queue import MOST_IN_ONE_CALL
+from shared.queue.terms import Enqueued, Mode, QueueSettings
 from tests.builders import WORKER, a_job, an_adapter, an_error
 
 tokens = count()

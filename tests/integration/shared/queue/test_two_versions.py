@@ -8,7 +8,8 @@ import pytest
 
 from shared.jobs import JobStatus, WorkerId
 from shared.queue import scripts
-from shared.queue.queue import JobQueue, LeaseState, QueueSettings
+from shared.queue.queue import JobQueue
+from shared.queue.terms import LeaseState, QueueSettings
 from shared.refs import base_tag
 from tests.builders import BASE, a_job, a_result, an_error, some_progress
 
