@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -51,11 +51,12 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
         unknown = [*unknown, *found.unknown]
         _refuse_strangers(unknown, len(changes) + len(unknown), targets.components)
         words = read_words(found.words)
-        peaks = _peaks(_named_tensors(changes, words))
+        tensors = _named_tensors(changes, words)
+        peaks = _peaks(tensors)
         reach, fixed_reach = _reach(changes, peaks)
     return CanonicalAdapter(
         digest=digest.result(),
-        nbytes=file.nbytes,
+        nbytes=_nbytes(tensor for _, tensor in tensors),
         changes={name: tuple(deltas) for name, deltas in changes.items()},
         reach=reach,
         fixed_reach=fixed_reach,
@@ -143,6 +144,12 @@ def _named_tensors(changes: Changes, words: Sequence[Word]) -> list[tuple[str, T
         (name, factor) for name, deltas in changes.items() for delta in deltas for factor in delta.factors
     ]
     return factors + [(word.token, vectors) for word in words for vectors in word.vectors.values()]
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    """Return what the tensors keep in memory: the whole file for a view of it, and what converters made."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
 
 
 def _peaks(tensors: Sequence[tuple[str, Tensor]]) -> Mapping[int, float]:

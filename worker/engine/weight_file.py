@@ -32,13 +32,11 @@ class WeightFile:
         content: all of its bytes.
         tensors: by key; views of `content`, but for those that it does not align.
         metadata: the text fields of the header.
-        nbytes: what all of it takes.
     """
 
     content: memoryview
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
-    nbytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,15 +57,13 @@ def read_weight_file(path: Path) -> WeightFile:
     sizes = [math.prod(each.shape) * each.dtype.itemsize for each in layout.values()]
     content = _read_all(path, start + sum(sizes))
     tensors = {}
-    copied = 0
     raw = torch.frombuffer(content, dtype=torch.uint8)
     for (key, entry), size in zip(layout.items(), sizes, strict=True):
         aligned = start % entry.dtype.itemsize == 0  # which writers always do
         part = raw[start : start + size] if aligned else raw[start : start + size].clone()
-        copied += 0 if aligned else part.nbytes
         tensors[key] = part.view(entry.dtype).view(entry.shape)
         start += size
-    return WeightFile(content=content, tensors=tensors, metadata=metadata, nbytes=content.nbytes + copied)
+    return WeightFile(content=content, tensors=tensors, metadata=metadata)
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, _Entry], dict[str, str]]:
