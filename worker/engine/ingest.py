@@ -2,10 +2,12 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import torch
 from torch import Tensor
@@ -28,6 +30,9 @@ UNKNOWN_SHARE = 0.05
 LARGEST_PRODUCT = 1e30
 """Of numbers on the way to a change: float32 holds 3e38, and a strength is yet to come."""
 
+HASHED_AT_ONCE = 4 << 20
+"""Bytes: some milliseconds."""
+
 Changes = Mapping[str, Sequence[Delta]]
 
 
@@ -38,8 +43,7 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
         AdapterFault: broken, hostile, of another kind, or made for another base.
     """
     file = read_weight_file(path)
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        digest = beside.submit(lambda: hashlib.sha256(file.content).hexdigest())
+    with _hashed_beside(file.content) as digest:
         found = sort_keys(file.tensors, targets.components)
         configs = read_configs(file.metadata, targets.components)
         respell = partial(spell, components=targets.components, conversion=conversion)
@@ -47,17 +51,39 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
         unknown = [*unknown, *found.unknown]
         _refuse_strangers(unknown, len(changes) + len(unknown), targets.components)
         words = read_words(found.words)
-        peaks = _peaks(_named_tensors(changes, words))
+        tensors = _named_tensors(changes, words)
+        peaks = _peaks(tensors)
         reach, fixed_reach = _reach(changes, peaks)
     return CanonicalAdapter(
         digest=digest.result(),
-        nbytes=file.nbytes,
+        nbytes=_nbytes(tensor for _, tensor in tensors),
         changes={name: tuple(deltas) for name, deltas in changes.items()},
         reach=reach,
         fixed_reach=fixed_reach,
         words=words,
         warnings=_warnings(unknown, len(changes) + len(unknown)),
     )
+
+
+@contextmanager
+def _hashed_beside(content: memoryview) -> Iterator[Future[str]]:
+    """Hash `content` beside what is done with it. A fault does not wait for that: files are large."""
+    stopped = Event()
+
+    def digest() -> str:
+        sha256 = hashlib.sha256()
+        for start in range(0, len(content), HASHED_AT_ONCE):
+            if stopped.is_set():
+                break
+            sha256.update(content[start : start + HASHED_AT_ONCE])
+        return sha256.hexdigest()
+
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        try:
+            yield beside.submit(digest)
+        except BaseException:
+            stopped.set()
+            raise
 
 
 def _changes(
@@ -118,6 +144,12 @@ def _named_tensors(changes: Changes, words: Sequence[Word]) -> list[tuple[str, T
         (name, factor) for name, deltas in changes.items() for delta in deltas for factor in delta.factors
     ]
     return factors + [(word.token, vectors) for word in words for vectors in word.vectors.values()]
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    """Return what the tensors keep in memory: the whole file for a view of it, and what converters made."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
 
 
 def _peaks(tensors: Sequence[tuple[str, Tensor]]) -> Mapping[int, float]:

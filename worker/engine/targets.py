@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
 _CLIP_ROOT = "text_model."
 
-_ADAPTABLE = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_ADAPTABLE = (nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, RMSNorm)
 
 _SGM_NORMS = ((".in.layers.0", ".norm1"), (".out.layers.0", ".norm2"), ("unet.out.0", "unet.conv_norm_out"))
 """Stability's names of norms, which the LoRA converter leaves: diffusers' `convert_ldm_unet_checkpoint`."""

@@ -32,13 +32,19 @@ class WeightFile:
         content: all of its bytes.
         tensors: by key; views of `content`, but for those that it does not align.
         metadata: the text fields of the header.
-        nbytes: what all of it takes.
     """
 
     content: memoryview
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
-    nbytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    """What the header says of a tensor."""
+
+    dtype: torch.dtype
+    shape: list[int]
 
 
 def read_weight_file(path: Path) -> WeightFile:
@@ -47,32 +53,55 @@ def read_weight_file(path: Path) -> WeightFile:
     Raises:
         AdapterFault: it is no safetensors file, is broken, or is beyond the limits.
     """
-    content, length = _read(path)
+    start, layout, metadata = _read_header(path)
+    sizes = [math.prod(each.shape) * each.dtype.itemsize for each in layout.values()]
+    content = _read_all(path, start + sum(sizes))
+    tensors = {}
+    raw = torch.frombuffer(content, dtype=torch.uint8)
+    for (key, entry), size in zip(layout.items(), sizes, strict=True):
+        aligned = start % entry.dtype.itemsize == 0  # which writers always do
+        part = raw[start : start + size] if aligned else raw[start : start + size].clone()
+        tensors[key] = part.view(entry.dtype).view(entry.shape)
+        start += size
+    return WeightFile(content=content, tensors=tensors, metadata=metadata)
+
+
+def _read_header(path: Path) -> tuple[int, dict[str, _Entry], dict[str, str]]:
+    """Return where the tensors begin, what they are in their order, and the text fields.
+
+    All that can be wrong here is, before any memory is taken for the tensors: files are large.
+    """
+    head, length = _header_length(path)
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
             keys = opened.offset_keys()
             if len(keys) > MAX_TENSORS:
                 raise AdapterFault(f"{len(keys)} tensors; an adapter may have {MAX_TENSORS}")
             _check_keys(keys)
-            slices = [opened.get_slice(key) for key in keys]
-            layout = [(each.get_dtype(), each.get_shape()) for each in slices]
+            slices = {key: opened.get_slice(key) for key in keys}
+            layout = {key: _entry(key, each.get_dtype(), each.get_shape()) for key, each in slices.items()}
+            return 8 + length, layout, opened.metadata() or {}
     except safetensors.SafetensorError as error:
-        raise _broken(bytes(content[:8]), str(error)) from error
-    tensors = {}
-    copied = 0
-    raw = torch.frombuffer(content, dtype=torch.uint8)
-    start = 8 + length
-    for key, (dtype, shape) in zip(keys, layout, strict=True):
-        if dtype not in _DTYPES:
-            raise AdapterFault(f"{quoted(key)}: holds {dtype}; an adapter holds {', '.join(_DTYPES)}")
-        end = start + math.prod(shape) * _DTYPES[dtype].itemsize
-        aligned = start % _DTYPES[dtype].itemsize == 0  # which writers always do
-        part = raw[start:end] if aligned else raw[start:end].clone()
-        copied += 0 if aligned else part.nbytes
-        tensors[key] = part.view(_DTYPES[dtype]).view(shape)
-        start = end
-    return WeightFile(content=content, tensors=tensors, metadata=metadata, nbytes=content.nbytes + copied)
+        raise _broken(head, str(error)) from error
+
+
+def _header_length(path: Path) -> tuple[bytes, int]:
+    """Return the file's first bytes, and the length that they give the header."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+    length = int.from_bytes(head, "little")
+    if len(head) < 8 or length > size - 8:
+        raise _broken(head, "it ends before its header does")
+    if length > MAX_HEADER_BYTES:
+        raise AdapterFault(f"its header takes {length} bytes; an adapter's may take {MAX_HEADER_BYTES}")
+    return head, length
+
+
+def _entry(key: str, dtype: str, shape: list[int]) -> _Entry:
+    if dtype not in _DTYPES:
+        raise AdapterFault(f"{quoted(key)}: holds {dtype}; an adapter holds {', '.join(_DTYPES)}")
+    return _Entry(dtype=_DTYPES[dtype], shape=shape)
 
 
 def _check_keys(keys: Iterable[str]) -> None:
@@ -82,25 +111,17 @@ def _check_keys(keys: Iterable[str]) -> None:
             raise AdapterFault(f"{quoted(key)}: a key may have up to {MAX_KEY} printable characters")
 
 
-def _read(path: Path) -> tuple[memoryview, int]:
-    """Return the bytes and the length of the header, which is checked before the rest is read.
+def _read_all(path: Path, size: int) -> memoryview:
+    """Return the bytes, as many as the header speaks of.
 
     They lie in a mapping of their own: the system has its pages back once no tensor is left, where the
     allocator would keep them for the next one of about that size.
     """
-    size = path.stat().st_size
+    content = memoryview(mmap.mmap(-1, size))
     with path.open("rb") as file:
-        head = file.read(8)
-        length = int.from_bytes(head, "little")
-        if len(head) < 8 or length > size - 8:
-            raise _broken(head, "it ends before its header does")
-        if length > MAX_HEADER_BYTES:
-            raise AdapterFault(f"its header takes {length} bytes; an adapter's may take {MAX_HEADER_BYTES}")
-        file.seek(0)
-        content = memoryview(mmap.mmap(-1, size))
-        if file.readinto(content) != content.nbytes:
+        if file.readinto(content) != size or file.read(1):
             raise AdapterFault("not a whole safetensors file: it changed while it was read")
-    return content, length
+    return content
 
 
 def _broken(head: bytes, why: str) -> AdapterFault:

@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
 from shared.errors import InvalidRequest, UnsupportedModel
@@ -21,6 +22,7 @@ from worker.engine.contract import AdapterFault, Interrupted
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.families import FAMILIES, find_family
 from worker.engine.snapshot import needed_files
+from worker.engine.tiers import moved
 
 SIDE = 64
 SMALL_AREA = 32
@@ -252,6 +254,9 @@ def test_what_other_trainers_write_gives_the_weights_that_diffusers_gives(
     before = path.read_bytes()
     adapter = engine.ingest(path)
     assert adapter.digest == hashlib.sha256(before).hexdigest()
+    buffers: list[Tensor] = []
+    moved(adapter, lambda buffer: buffers.append(buffer) or buffer)
+    assert adapter.nbytes == sum(buffer.nbytes for buffer in buffers), "more is held than is counted"
     assert engine.activate([activation(adapter)]).written
     fused(reference, path)
     assert_same_weights(engine, reference)
@@ -283,6 +288,25 @@ def test_a_block_of_a_huge_number_is_refused_at_once(
     tensors = {f"{key}.lora_A.weight": torch.ones(1, 1), f"{key}.lora_B.weight": torch.ones(1, 1)}
     with pytest.raises(AdapterFault, match="four digits"):
         engine.ingest(files.write(tmp_path / "adapter.safetensors", tensors))
+
+
+@pytest.mark.parametrize("family", ["QwenImagePipeline"])
+def test_a_difference_of_a_norm_of_diffusers_own_class_is_applied(
+    engine: DiffusersEngine, tmp_path: Path
+) -> None:
+    norms = [
+        f"transformer.{path}"
+        for path, module in engine._pipeline.transformer.named_modules()
+        if type(module) is RMSNorm
+    ]
+    before = {name: engine._targets.weights[name].clone() for name in norms}
+    tensors = {f"{name}.diff": torch.rand_like(weight) for name, weight in before.items()}
+    path = files.write(tmp_path / "adapter.safetensors", tensors)
+    assert engine.activate([activation(engine.ingest(path), 0.5)]).written == len(norms) > 1
+    for name, weight in before.items():
+        wanted = weight + 0.5 * tensors[f"{name}.diff"]
+        torch.testing.assert_close(engine._targets.weights[name], wanted)
+    engine.activate([])
 
 
 FLUX_REFUSALS = {

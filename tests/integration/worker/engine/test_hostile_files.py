@@ -133,6 +133,32 @@ def test_a_header_of_a_gigabyte_that_is_really_there(xl: DiffusersEngine, tmp_pa
     assert_refused(xl, path, LONG)
 
 
+BIG = 8 << 30
+
+BIG_FILES: dict[str, tuple[dict[str, object], str]] = {
+    "another dtype": ({A: entry(0, BIG, [BIG >> 2], "I32")}, "holds I32"),
+    "another dtype at the end": (
+        {A: entry(0, BIG - 4, [(BIG >> 2) - 1]), B: entry(BIG - 4, BIG, [1], "I32")},
+        "holds I32",
+    ),
+    "a long key": ({"x" * 513: entry(0, BIG, [BIG >> 2])}, UNREADABLE),
+    "a hole": ({A: entry(4, BIG, [(BIG >> 2) - 1])}, BROKEN),
+}
+
+
+@pytest.mark.parametrize("name", BIG_FILES)
+def test_what_the_header_gives_away_is_refused_before_the_tensors_are_read(
+    xl: DiffusersEngine, tmp_path: Path, name: str
+) -> None:
+    """The module's bound on memory is what tells."""
+    header, message = BIG_FILES[name]
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(raw_file(header))
+    with path.open("ab") as file:
+        file.truncate(file.tell() + BIG)
+    assert_refused(xl, path, message)
+
+
 @pytest.mark.parametrize(
     "cut", ["in the length", "after the length", "in the header", "after it", "in a tensor"]
 )
