@@ -21,7 +21,7 @@ from worker.engine.layers import Layer, read_layers
 from worker.engine.scales import LoraConfig, read_configs
 from worker.engine.spelling import spell
 from worker.engine.targets import Targets
-from worker.engine.weight_file import read_weight_file
+from worker.engine.weight_file import read_header, read_tensors
 from worker.engine.words import read_words
 
 UNKNOWN_SHARE = 0.05
@@ -42,10 +42,13 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
     Raises:
         AdapterFault: broken, hostile, of another kind, or made for another base.
     """
-    file = read_weight_file(path)
+    header = read_header(path)
+    # before the tensors are read: whole checkpoints are taken for adapters, and are large
+    found_keys = sort_keys({key: key for key in header.entries}, targets.components)
+    configs = read_configs(header.metadata, targets.components)
+    file = read_tensors(path, header)
     with _hashed_beside(file.content) as digest:
-        found = sort_keys(file.tensors, targets.components)
-        configs = read_configs(file.metadata, targets.components)
+        found = found_keys.with_values(file.tensors)
         respell = partial(spell, components=targets.components, conversion=conversion)
         changes, unknown = _changes(read_layers(found, respell), targets, configs)
         unknown = [*unknown, *found.unknown]

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from worker.engine.contract import AdapterFault, quoted
 
 V = TypeVar("V")
+W = TypeVar("W")
 
 KOHYA = "lora_"
 """How all of Kohya's keys begin; a layer's name has underscores for dots."""
@@ -77,6 +78,19 @@ class SortedKeys(Generic[V]):
     parts: Mapping[str, Mapping[str, V]]
     words: Mapping[str, Mapping[str, V]]
     unknown: Collection[str]
+
+    def with_values(self, values: Mapping[V, W]) -> "SortedKeys[W]":
+        """Return the same with what `values` has for each entry."""
+        return SortedKeys(
+            plain={key: values[each] for key, each in self.plain.items()},
+            parts={
+                name: {key: values[each] for key, each in found.items()} for name, found in self.parts.items()
+            },
+            words={
+                name: {key: values[each] for key, each in found.items()} for name, found in self.words.items()
+            },
+            unknown=self.unknown,
+        )
 
 
 def sort_keys(entries: Mapping[str, V], components: tuple[str, ...]) -> SortedKeys[V]:

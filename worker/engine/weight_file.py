@@ -25,51 +25,53 @@ _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What the header says of a tensor."""
+
+    dtype: torch.dtype
+    shape: list[int]
+
+    @property
+    def nbytes(self) -> int:
+        """What the tensor takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+        nbytes: its own, after which the tensors begin.
+        entries: by key, in the order of the tensors, which leave no gap.
+        metadata: the text fields.
+    """
+
+    nbytes: int
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WeightFile:
     """The file in memory.
 
     Attributes:
         content: all of its bytes.
         tensors: by key; views of `content`, but for those that it does not align.
-        metadata: the text fields of the header.
     """
 
     content: memoryview
     tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Entry:
-    """What the header says of a tensor."""
+def read_header(path: Path) -> Header:
+    """Read and check a header. Whether it agrees with itself and the file's length, safetensors checks.
 
-    dtype: torch.dtype
-    shape: list[int]
-
-
-def read_weight_file(path: Path) -> WeightFile:
-    """Read and check a file. Whether the header agrees with itself and the length, safetensors checks.
+    Files are large: what is wrong here takes no memory for the tensors.
 
     Raises:
         AdapterFault: it is no safetensors file, is broken, or is beyond the limits.
-    """
-    start, layout, metadata = _read_header(path)
-    sizes = [math.prod(each.shape) * each.dtype.itemsize for each in layout.values()]
-    content = _read_all(path, start + sum(sizes))
-    tensors = {}
-    raw = torch.frombuffer(content, dtype=torch.uint8)
-    for (key, entry), size in zip(layout.items(), sizes, strict=True):
-        aligned = start % entry.dtype.itemsize == 0  # which writers always do
-        part = raw[start : start + size] if aligned else raw[start : start + size].clone()
-        tensors[key] = part.view(entry.dtype).view(entry.shape)
-        start += size
-    return WeightFile(content=content, tensors=tensors, metadata=metadata)
-
-
-def _read_header(path: Path) -> tuple[int, dict[str, _Entry], dict[str, str]]:
-    """Return where the tensors begin, what they are in their order, and the text fields.
-
-    All that can be wrong here is, before any memory is taken for the tensors: files are large.
     """
     head, length = _header_length(path)
     try:
@@ -79,10 +81,29 @@ def _read_header(path: Path) -> tuple[int, dict[str, _Entry], dict[str, str]]:
                 raise AdapterFault(f"{len(keys)} tensors; an adapter may have {MAX_TENSORS}")
             _check_keys(keys)
             slices = {key: opened.get_slice(key) for key in keys}
-            layout = {key: _entry(key, each.get_dtype(), each.get_shape()) for key, each in slices.items()}
-            return 8 + length, layout, opened.metadata() or {}
+            entries = {key: _entry(key, each.get_dtype(), each.get_shape()) for key, each in slices.items()}
+            return Header(nbytes=8 + length, entries=entries, metadata=opened.metadata() or {})
     except safetensors.SafetensorError as error:
         raise _broken(head, str(error)) from error
+
+
+def read_tensors(path: Path, header: Header) -> WeightFile:
+    """Read the whole file, of that header.
+
+    Raises:
+        AdapterFault: it is another one by now.
+    """
+    content = _read_all(path, header.nbytes + sum(entry.nbytes for entry in header.entries.values()))
+    tensors = {}
+    raw = torch.frombuffer(content, dtype=torch.uint8)
+    start = header.nbytes
+    for key, entry in header.entries.items():
+        part = raw[start : start + entry.nbytes]
+        if start % entry.dtype.itemsize:  # which no writer does
+            part = part.clone()
+        tensors[key] = part.view(entry.dtype).view(entry.shape)
+        start += entry.nbytes
+    return WeightFile(content=content, tensors=tensors)
 
 
 def _header_length(path: Path) -> tuple[bytes, int]:
@@ -98,10 +119,10 @@ def _header_length(path: Path) -> tuple[bytes, int]:
     return head, length
 
 
-def _entry(key: str, dtype: str, shape: list[int]) -> _Entry:
+def _entry(key: str, dtype: str, shape: list[int]) -> Entry:
     if dtype not in _DTYPES:
         raise AdapterFault(f"{quoted(key)}: holds {dtype}; an adapter holds {', '.join(_DTYPES)}")
-    return _Entry(dtype=_DTYPES[dtype], shape=shape)
+    return Entry(dtype=_DTYPES[dtype], shape=shape)
 
 
 def _check_keys(keys: Iterable[str]) -> None:

@@ -142,6 +142,11 @@ BIG_FILES: dict[str, tuple[dict[str, object], str]] = {
         "holds I32",
     ),
     "a long key": ({"x" * 513: entry(0, BIG, [BIG >> 2])}, UNREADABLE),
+    "a checkpoint": ({"model.conv_in.weight": entry(0, BIG, [BIG >> 2])}, "not an adapter"),
+    "a broken config": (
+        {A: entry(0, BIG, [BIG >> 2]), "__metadata__": {"lora_adapter_metadata": "{"}},
+        "config in the file's header is broken",
+    ),
     "a hole": ({A: entry(4, BIG, [(BIG >> 2) - 1])}, BROKEN),
 }
 
