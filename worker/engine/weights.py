@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.adapter import Delta
+from worker.engine.device_memory import page_locked, room_on
 from worker.engine.fingerprint import sums_of
 
 Change = tuple[Delta, float]
@@ -30,8 +31,15 @@ LARGEST_CHANGE = 1e15
 class BaseWeights:
     """The adaptable weights of one base, with pristine copies of those that were ever written."""
 
-    def __init__(self, weights: Mapping[str, Tensor], batch_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        batch_bytes: int | None = None,
+        room: Callable[[torch.device], float] = room_on,
+    ) -> None:
+        """`room` gives the bytes that pristine copies may take on a device."""
         self._weights = weights
+        self._room = room
         self._pristine: dict[str, Tensor] = {}
         self._sums: dict[str, int] = {}
         on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
@@ -44,14 +52,25 @@ class BaseWeights:
     def keep(self, names: Iterable[str]) -> None:
         """Copy the pristine values of `names`, where that was not done before.
 
-        They take as many bytes as the weights, beside them; where a GPU has no room left, in the host's
+        They take as many bytes as the weights, beside them; where a GPU has no room to spare, in the host's
         page-locked memory, from where every swap has to read them again (SDXL: 2 to 5 GB at some 25 GB/s).
         """
-        copies = {name: _copy_of(self._weights[name]) for name in names if name not in self._pristine}
+        copies = self._copies(name for name in names if name not in self._pristine)
         # both or neither: after a failure on the way, the next swap has to copy and sum anew
         sums = dict(zip(copies, sums_of(copies.values()).tolist(), strict=True))
         self._pristine |= copies
         self._sums |= sums
+
+    def _copies(self, names: Iterable[str]) -> dict[str, Tensor]:
+        copies: dict[str, Tensor] = {}
+        room: dict[torch.device, float] = {}
+        for name in names:
+            weight = self._weights[name]
+            if weight.device not in room:
+                room[weight.device] = self._room(weight.device)
+            room[weight.device] -= weight.nbytes
+            copies[name] = _copy_of(weight) if room[weight.device] >= 0 else _copy_in_host(weight)
+        return copies
 
     def are_pristine(self, names: Iterable[str]) -> bool:
         """Whether the weights named, each kept before, have the bits that they had at first."""
@@ -142,7 +161,11 @@ def _copy_of(weight: Tensor) -> Tensor:
     try:
         return weight.clone(memory_format=torch.contiguous_format)
     except torch.cuda.OutOfMemoryError:
-        return weight.contiguous().cpu().pin_memory()
+        return _copy_in_host(weight)
+
+
+def _copy_in_host(weight: Tensor) -> Tensor:
+    return page_locked(weight.contiguous().to("cpu", copy=True))
 
 
 def _shape_of(

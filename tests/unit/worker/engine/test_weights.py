@@ -75,3 +75,16 @@ def test_a_layer_that_keeps_its_weight_gets_nothing_beside_it_when_written_witho
     layers.write({"a": [(a_delta(CPU), 1.0)]})
     layers.write({"a": []})
     assert not layers._active
+
+
+def test_pristine_values_beyond_the_devices_room_are_kept_in_the_host_and_come_back_from_there() -> None:
+    values = {name: torch.full((4, 4), 3.0) for name in "abc"}
+    weights = BaseWeights(values, room=lambda _device: 2 * 64)
+    with mock.patch("worker.engine.weights.page_locked", side_effect=lambda copy: copy) as lock:
+        weights.keep("abc")
+    assert lock.call_count == 1
+
+    weights.write({name: [(a_delta(CPU), 1.0)] for name in "abc"})
+    assert not weights.are_pristine("abc")
+    weights.restore()
+    assert weights.are_pristine("abc")
