@@ -279,7 +279,8 @@ class WorkerApp(Generic[A]):
         )
 
     def _gpu(self, engine: Engine[A]) -> GpuTier[WeightFile, A] | None:
-        if engine.info.device == "cpu" or not self._config.gpu_budget:
+        # other devices, such as mps, share the host's memory or say nothing of their room
+        if not engine.info.device.startswith("cuda") or not self._config.gpu_budget:
             return None
         tier = self._tier(TierName.GPU, self._config.gpu_budget)
         return GpuTier(tier, engine.raise_up, self._threads.ingest)

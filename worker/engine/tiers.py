@@ -2,32 +2,33 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter
+from worker.engine.device_memory import page_locked, room_on
 
 T = TypeVar("T")
 
-SPARE_BYTES = 2 << 30
-"""Of the device, left alone: what a generation needs comes and goes, and must never fail for an adapter."""
-
 
 def pinned(adapter: CanonicalAdapter) -> CanonicalAdapter:
-    """Return the adapter in page-locked memory, from which the device reads at full speed and by itself."""
-    return moved(adapter, Tensor.pin_memory)
+    """Return the adapter in page-locked memory, from which the device reads at full speed and by itself.
+
+    Where the system locks no more pages, the adapter is used as it is.
+    """
+    return moved(adapter, page_locked)
 
 
 def raised(adapter: CanonicalAdapter, device: torch.device) -> CanonicalAdapter | None:
-    """Return the adapter on the device: itself on a CPU, None when CUDA has no room to spare."""
+    """Return the adapter on the device: itself where that is no CUDA, None when CUDA has no room to spare."""
     if device.type != "cuda":
         return adapter
-    free, _ = torch.cuda.mem_get_info(device)
-    if free - adapter.nbytes < SPARE_BYTES:
+    if adapter.nbytes > room_on(device):
         return None
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch leaves it so
+    stream = _side_stream(device)
     computing = torch.cuda.default_stream(device)
 
     def to_device(buffer: Tensor) -> Tensor:
@@ -45,9 +46,16 @@ def raised(adapter: CanonicalAdapter, device: torch.device) -> CanonicalAdapter 
     return adapter
 
 
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream of all moves: what one leaves free, PyTorch gives to the same stream only."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch leaves it so
+
+
 def moved(adapter: CanonicalAdapter, move: Callable[[Tensor], Tensor]) -> CanonicalAdapter:
     """Return the adapter over other memory; `move` copies a buffer of bytes, and is called once for each."""
-    return replace(adapter, changes=_Move(move).of(adapter.changes))
+    buffers = _Move(move)
+    return replace(adapter, changes=buffers.of(adapter.changes), words=buffers.of(adapter.words))
 
 
 class _Move:

@@ -94,8 +94,11 @@ class Vocabulary:
                 tokens = tuple(token for word in words for token in word.tokens)
                 tokenizer = self._taught(speaker.tokenizer, tokens)
                 first = tokenizer.convert_tokens_to_ids(words[0].token)
-                rows = torch.cat([word.vectors[name].float() for word in words])
                 embedding = speaker.encoder.get_input_embeddings()
+                device = (
+                    embedding.weight.device
+                )  # some adapters are there already, others in the host's memory
+                rows = torch.cat([word.vectors[name].to(device).float() for word in words])
                 undo.callback(setattr, self._pipeline, speaker.tokenizer, original)
                 undo.callback(speaker.encoder.set_input_embeddings, embedding)
                 setattr(self._pipeline, speaker.tokenizer, tokenizer)

@@ -1,11 +1,13 @@
 """Moving an adapter's memory, as far as that can be seen without CUDA."""
 
+from unittest import mock
+
 import torch
 from torch import Tensor
 
-from worker.engine.adapter import CanonicalAdapter, Delta
+from worker.engine.adapter import CanonicalAdapter, Delta, Word
 from worker.engine.matrices import Product
-from worker.engine.tiers import moved, raised
+from worker.engine.tiers import moved, pinned, raised
 
 
 def an_adapter() -> CanonicalAdapter:
@@ -13,7 +15,9 @@ def an_adapter() -> CanonicalAdapter:
     alone = torch.ones(2, 3, dtype=torch.float16)
     first = Delta(matrix=Product(up=buffer[8:16].view(4, 2), down=buffer[16:26].view(2, 5)), scale=0.5)
     second = Delta(matrix=Product(up=buffer[26:32].view(3, 2).T, down=alone), scale=2.0)
-    return CanonicalAdapter(digest="d", nbytes=268, changes={"a": (first,), "b": (first, second)}, reach=1.0)
+    word = Word(token="w", vectors={"text_encoder": buffer[:4].view(1, 4)})
+    changes = {"a": (first,), "b": (first, second)}
+    return CanonicalAdapter(digest="d", nbytes=268, changes=changes, reach=1.0, words=(word,))
 
 
 def test_each_buffer_is_moved_once_and_every_view_of_it_is_the_same_as_before() -> None:
@@ -34,7 +38,22 @@ def test_each_buffer_is_moved_once_and_every_view_of_it_is_the_same_as_before() 
                 assert torch.equal(old, new)
                 assert (new.dtype, new.stride()) == (old.dtype, old.stride())
                 assert new.untyped_storage().data_ptr() in places
+    (word,) = there.words
+    assert word.tokens == ("w",)
+    assert word.vectors["text_encoder"].untyped_storage().data_ptr() in places
     assert (there.digest, there.nbytes, there.reach) == (adapter.digest, adapter.nbytes, adapter.reach)
+
+
+def test_an_adapter_that_cannot_be_pinned_is_used_as_it_is() -> None:
+    adapter = an_adapter()
+    with mock.patch.object(Tensor, "pin_memory", side_effect=RuntimeError("cudaHostAlloc")):
+        there = pinned(adapter)
+    assert torch.equal(there.changes["a"][0].factors[0], adapter.changes["a"][0].factors[0])
+
+
+def test_an_adapter_stays_where_it_is_when_the_device_has_no_room() -> None:
+    with mock.patch("worker.engine.tiers.room_on", return_value=267):
+        assert raised(an_adapter(), torch.device("cuda")) is None
 
 
 def test_on_a_cpu_nothing_is_moved() -> None:
