@@ -44,11 +44,13 @@ class Threads:
         download: what waits for the Hub.
         lookup: what asks the disk whether a file is there.
         ingest: what reads files; each thread takes computing time from the generation.
+        raising: what moves adapters to the GPU. A job that only needs this waits for nobody's file.
     """
 
     download: Executor
     lookup: Executor
     ingest: Executor
+    raising: Executor
 
 
 class AdapterStore(Generic[A]):

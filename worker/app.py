@@ -84,6 +84,7 @@ class WorkerApp(Generic[A]):
             download=ThreadPoolExecutor(DOWNLOAD_THREADS, "download"),
             lookup=ThreadPoolExecutor(LOOKUP_THREADS, "lookup"),
             ingest=ThreadPoolExecutor(INGEST_THREADS, "ingest"),
+            raising=ThreadPoolExecutor(1, "raise"),
         )
         # Apart, so that downloads which hang never hold up an image that is drawn.
         self._encoding = ThreadPoolExecutor(1, "encode")
@@ -106,7 +107,8 @@ class WorkerApp(Generic[A]):
             finally:
                 for number in STOP_SIGNALS:
                     loop.remove_signal_handler(number)
-                fetching = (self._threads.download, self._threads.lookup, self._threads.ingest)
+                store = self._threads
+                fetching = (store.download, store.lookup, store.ingest, store.raising)
                 for threads in (self._compute, *fetching, self._encoding):
                     threads.shutdown(wait=False, cancel_futures=True)
 
@@ -283,7 +285,7 @@ class WorkerApp(Generic[A]):
         if not engine.info.device.startswith("cuda") or not self._config.gpu_budget:
             return None
         tier = self._tier(TierName.GPU, self._config.gpu_budget)
-        return GpuTier(tier, engine.raise_up, self._threads.ingest)
+        return GpuTier(tier, engine.raise_up, self._threads.raising)
 
     def _tier(self, name: TierName, budget: int) -> Tier[WeightFile, A]:
         pinned = self._config.pinned

@@ -78,14 +78,14 @@ class Rig:
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     files, ingests, ram = Files(), Ingests(), Tier[WeightFile, Blob](100)
-    pools = [ThreadPoolExecutor(2) for _ in range(3)]
+    pools = [ThreadPoolExecutor(2) for _ in range(4)]
     store = AdapterStore(
         files=files,  # type: ignore[arg-type] # a stand-in
         ingest=ingests,
         ram=ram,
         gpu=None,
         most_bytes=100,
-        threads=Threads(download=pools[0], lookup=pools[1], ingest=pools[2]),
+        threads=Threads(download=pools[0], lookup=pools[1], ingest=pools[2], raising=pools[3]),
         metrics=WorkerMetrics(BASE),
     )
     yield Rig(store, ram, files, ingests)

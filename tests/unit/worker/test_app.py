@@ -1,0 +1,69 @@
+"""How the worker's parts are put together, where that alone decides what a job waits for."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from shared.config import CommonConfig, WorkerConfig
+from shared.refs import RepoId, Revision
+from tests.builders import BASE
+from tests.null_engine import NullAdapter, NullEngine
+from worker.adapter_store import WeightFile
+from worker.app import INGEST_THREADS, WorkerApp
+
+FILE = WeightFile(RepoId("someone/a"), Revision("0" * 40), "a.safetensors")
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[WorkerApp[NullAdapter]]:
+    config = WorkerConfig(
+        common=CommonConfig(
+            redis_url="redis://127.0.0.1:9",
+            hub="http://127.0.0.1:9",
+            hub_token=None,
+            secret=None,
+            log_level="info",
+        ),
+        base=BASE,
+        device="auto",
+        dtype="float32",
+        compiled=False,
+        host="127.0.0.1",
+        probe_port=0,
+        max_adapter_bytes=1 << 20,
+        ram_budget=1 << 20,
+        disk_folder=tmp_path,
+        disk_budget=1 << 20,
+        gpu_budget=1 << 20,
+        pinned=frozenset(),
+        drain=1.0,
+        stall=1.0,
+    )
+    app = WorkerApp[NullAdapter](config, lambda _on_stage: NullEngine(BASE))
+    yield app
+    for threads in (app._threads.ingest, app._threads.raising):
+        threads.shutdown()
+
+
+async def test_a_job_whose_adapters_are_in_ram_waits_for_no_other_file_to_be_read(
+    app: WorkerApp[NullAdapter],
+) -> None:
+    gpu = app._gpu(NullEngine(BASE, device="cuda:0"))
+    assert gpu is not None
+    read = Event()
+    for _ in range(INGEST_THREADS):
+        app._threads.ingest.submit(read.wait)
+    try:
+        async with asyncio.timeout(10):
+            raised = await gpu.use(FILE, NullAdapter(nbytes=10, digest="d"))
+        assert raised.raised
+    finally:
+        read.set()
+
+
+@pytest.mark.parametrize(("device", "has_tier"), [("cuda:0", True), ("cpu", False), ("mps:0", False)])
+def test_only_cuda_has_a_tier_of_its_own(app: WorkerApp[NullAdapter], device: str, has_tier: bool) -> None:
+    assert (app._gpu(NullEngine(BASE, device=device)) is not None) == has_tier
