@@ -143,9 +143,10 @@ class AdapterStore(Generic[A]):
 
     @asynccontextmanager
     async def ahead(self, ref: AdapterRef) -> AsyncIterator[bool]:
-        """Bring an adapter up ahead of its job and keep it while inside; give whether there is room for that.
+        """Bring an adapter up ahead of its job and keep it while inside; give whether RAM has room for that.
 
-        Without a caller's token. Raises what `fetch` raises, which is nobody's failure yet.
+        Where the GPU has none, it stays in RAM. Without a caller's token. Raises what `fetch` raises, which
+        is nobody's failure yet.
         """
         nbytes = await self._ahead_on_disk(ref)
         file = weight_file(ref)
@@ -160,7 +161,7 @@ class AdapterStore(Generic[A]):
             with self._gpu.expected(file, adapter.nbytes) as fits:
                 if fits:
                     await self._gpu.raise_ahead(file, adapter)
-                yield fits
+                yield True
 
     async def _ahead_on_disk(self, ref: AdapterRef) -> int | None:
         """Have the adapter on disk or above; return its bytes, None when enough others are on their way."""

@@ -15,6 +15,7 @@ from shared.refs import AdapterRef, RepoId
 from tests.builders import BASE, an_adapter
 from worker.adapter_store import AdapterStore, Threads, WeightFile
 from worker.disk_tier import NotOnDisk
+from worker.gpu_tier import GpuTier
 from worker.metrics import WorkerMetrics
 from worker.tier import Tier
 
@@ -75,15 +76,20 @@ class Rig:
     ingests: Ingests
 
 
+GPU_BUDGET = 50
+
+
 @pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
+async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    """A store without a GPU tier; with one where a test's parameter says so."""
     files, ingests, ram = Files(), Ingests(), Tier[WeightFile, Blob](100)
     pools = [ThreadPoolExecutor(2) for _ in range(4)]
+    gpu = GpuTier(Tier[WeightFile, Blob](GPU_BUDGET), lambda blob: blob, pools[3])
     store = AdapterStore(
         files=files,  # type: ignore[arg-type] # a stand-in
         ingest=ingests,
         ram=ram,
-        gpu=None,
+        gpu=gpu if getattr(request, "param", "") == "gpu" else None,
         most_bytes=100,
         threads=Threads(download=pools[0], lookup=pools[1], ingest=pools[2], raising=pools[3]),
         metrics=WorkerMetrics(BASE),
@@ -151,3 +157,14 @@ async def test_a_job_takes_the_room_of_what_is_only_expected(rig: Rig) -> None:
         async with rig.store.hold([a_ref("needed", 100)], None):
             assert rig.ram.nbytes == 100
         assert not rig.store.holds([a_ref("hinted", 70)])
+
+
+@pytest.mark.parametrize("rig", ["gpu"], indirect=True)
+async def test_what_the_gpu_has_no_room_for_is_kept_in_ram_ahead_of_its_job(rig: Rig) -> None:
+    hinted, other = a_ref("hinted", GPU_BUDGET + 10), a_ref("other", 40)
+    async with rig.store.ahead(hinted) as is_kept:
+        assert is_kept
+        async with rig.store.ahead(a_ref("another", 50)) as has_room:
+            assert not has_room
+        await rig.store.fetch([other], None)
+        assert rig.store.holds([hinted])
