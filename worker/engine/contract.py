@@ -144,10 +144,10 @@ class Engine(Protocol[A]):
     def activate(self, wanted: Sequence[Activation[A]]) -> SwapReport:
         """Make exactly `wanted` active, from pristine weights; nothing when it is active already.
 
-        A transaction: on any error the base is pristine and nothing is active.
+        A transaction: after an error in the course of it, the base is pristine and nothing is active.
 
         Raises:
-            AdapterFault: an adapter does not fit.
+            AdapterFault: an adapter does not fit. Found before anything is written: what was active stays.
             BaseDamaged: the base could not be brought back.
         """
         ...
