@@ -1,7 +1,9 @@
 """Compiling a base's denoiser, so that swaps of adapters keep what was compiled.
 
 A swap writes into the storage that the weights have, and adds no module. So nothing that a compiled graph is
-guarded by changes: no shape, no module tree, no number that was burnt in.
+guarded by changes: no shape, no module tree, no number that was burnt in. That holds for weights that are
+rewritten. Beside layers that keep theirs, adapters run in hooks whose factors come and go: such a base is not
+compiled.
 """
 
 from collections.abc import Callable

@@ -47,7 +47,7 @@ def load_base(
         on_stage: told what the loading is at.
         revision: branch, tag or commit; the default branch when None.
         cache_dir: where downloads are kept; huggingface_hub's own place when None.
-        compiled: compile the denoiser, in the course of the first generation.
+        compiled: compile the denoiser, in the course of the first generation, unless it is quantised.
 
     Raises:
         UnsupportedModel: not a text-to-image pipeline that Warmbase serves.
@@ -103,11 +103,14 @@ def open_base(
     except ImportError as error:
         raise UnsupportedModel(f"{repo} needs a library that is not installed: {error}") from error
     pipeline.to(device)
-    if compiled:
-        compile_denoiser(denoiser_of(pipeline))
     info = describe(repo, snapshot, pipeline)
     log.info("base is loaded", extra={"action": "base_loaded", "base": repo, "revision": info.revision})
-    return DiffusersEngine(pipeline, info)
+    engine = DiffusersEngine(pipeline, info)
+    if compiled and engine.info.adapters == "unmerged":
+        log.warning("a quantised base is not compiled", extra={"action": "not_compiled", "base": repo})
+    elif compiled:
+        compile_denoiser(denoiser_of(pipeline))
+    return engine
 
 
 def describe(repo: RepoId, snapshot: Snapshot, pipeline: Any) -> BaseInfo:  # noqa: ANN401 - diffusers is untyped

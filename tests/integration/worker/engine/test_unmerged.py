@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import diffusers
 import numpy as np
@@ -18,7 +19,7 @@ from tests.integration.worker.engine.conftest import COMMIT, activation, params
 from tests.tiny_families import build
 from worker.engine.contract import SwapReport
 from worker.engine.diffusers_engine import DiffusersEngine
-from worker.engine.load import describe
+from worker.engine.load import describe, open_base
 from worker.engine.snapshot import Snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
@@ -206,3 +207,22 @@ def test_a_base_of_plain_weights_is_merged_into(tmp_path: Path) -> None:
     engine = DiffusersEngine(pipeline, describe(RepoId("tests/tiny"), snapshot, pipeline))
     assert engine.info.adapters == "merged"
     assert not engine._targets.kept
+
+
+def test_a_base_of_layers_that_keep_their_weights_is_not_compiled(tmp_path: Path) -> None:
+    for quantise, compilations in ((int8, 0), (lambda _: None, 1)):
+        pipeline = quantised(quantise)
+        pipeline.save_config(tmp_path)
+        snapshot = Snapshot(folder=tmp_path, revision=COMMIT, variant=None)
+        with (
+            mock.patch.object(diffusers.FluxPipeline, "from_pretrained", return_value=pipeline),
+            mock.patch("worker.engine.load.compile_denoiser") as compiler,
+        ):
+            open_base(
+                RepoId("tests/tiny"),
+                snapshot,
+                device=torch.device("cpu"),
+                dtype=torch.float32,
+                compiled=True,
+            )
+        assert compiler.call_count == compilations
