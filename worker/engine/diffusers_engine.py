@@ -70,7 +70,6 @@ class DiffusersEngine:
             AdapterFault: an adapter is of another base, or too strong for the base's number format.
             BaseDamaged: a failed swap could not be undone.
         """
-        self._scheduled = ()
         report = self._swap.activate(wanted)
         self._scheduled = tuple(wanted) if any(each.ref.schedule for each in wanted) else ()
         return report

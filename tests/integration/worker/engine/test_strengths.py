@@ -114,6 +114,15 @@ def test_nothing_of_a_schedule_is_left_for_the_next_job(xl, path):
     assert picture(xl, steps=STEPS) == bare
 
 
+def test_a_refused_adapter_leaves_what_was_active_with_its_schedule(xl, path):
+    adapter = xl.ingest(path)
+    xl.activate(wanted(adapter, schedule=[{"from": 0.5, "scale": 0.25}]))
+    before = picture(xl, steps=STEPS)
+    with pytest.raises(AdapterFault):
+        xl.activate(wanted(adapter, scale={"transformer": 0.5}))
+    assert picture(xl, steps=STEPS) == before
+
+
 def test_a_part_that_the_base_does_not_have_is_refused_by_name(xl, path):
     with pytest.raises(AdapterFault, match="transformer"):
         xl.activate(wanted(xl.ingest(path), scale={"transformer": 0.5}))
