@@ -52,3 +52,28 @@ def test_an_adapter_is_pinned_when_ingested_and_swaps_from_the_device_are_the_sa
         seen.append({name: weight.clone() for name, weight in engine._targets.weights.items()})
     assert all(torch.equal(weight, seen[1][name]) for name, weight in seen[0].items())
     engine.verify()
+
+
+def test_adapters_from_the_device_and_from_ram_are_swapped_in_together(tmp_path: Path) -> None:
+    pipeline = tiny_xl().to("cuda", torch.bfloat16)
+    snapshot = Snapshot(folder=Path(), revision=COMMIT, variant=None)
+    engine = DiffusersEngine(pipeline, describe(RepoId("tests/tiny"), snapshot, pipeline))
+    targets = files.linears(pipeline, "unet")
+    first, second = (
+        engine.ingest(
+            files.write(
+                tmp_path / f"{seed}.safetensors", files.peft(files.random_layers(pipeline, some, seed=seed))
+            )
+        )
+        for seed, some in enumerate((targets[:40], targets[20:]))
+    )
+    raised = engine.raise_up(first)
+    assert raised is not None
+    ref = AdapterRef(repo=RepoId("tests/a"), revision=Revision(COMMIT), weight_name="a.safetensors")
+    seen = []
+    for adapter in (first, raised):
+        engine.activate([])
+        engine.activate([Activation(ref=ref, adapter=each) for each in (adapter, second)])
+        seen.append({name: weight.clone() for name, weight in engine._targets.weights.items()})
+    assert all(torch.equal(weight, seen[1][name]) for name, weight in seen[0].items())
+    engine.verify()
