@@ -291,12 +291,6 @@ class JobQueue:
         """Open, pause or drain the base."""
         await self._mode.run(self._keys.of_queue(), mode.value)
 
-    async def mode(self) -> Mode:
-        """Return what the base's queue does."""
-        with translate_errors():
-            mode = cast("bytes | None", await self._redis.hget(self._keys.meta, "mode"))
-        return Mode(mode.decode()) if mode else Mode.OPEN
-
     async def records(self, jobs: Sequence[JobId]) -> list[JobRecord | None]:
         """Return what Redis knows of these jobs, None for an unknown one; in one round trip.
 

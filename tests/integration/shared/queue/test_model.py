@@ -528,7 +528,7 @@ class QueueMachine(RuleBasedStateMachine):
     def operator_changes_the_mode(self, mode):
         self.run(self.queue.set_mode(mode))
         self.model.mode = mode
-        assert self.run(self.queue.mode()) is mode
+        assert self.run(self.queue.overview()).mode is mode
 
     @rule(router=st.sampled_from(ROUTERS))
     def a_router_dies(self, router):
