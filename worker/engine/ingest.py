@@ -97,23 +97,22 @@ def _changes(
     unknown = []
     for layer in layers:
         config = configs.get(layer.component)
-        label = layer.label
-        if bias_parts(layer):
+        if biases := bias_parts(layer):
             name = targets.find_bias(layer.component, layer.module)
             if name is None:
-                unknown.append(f"{label}.bias")
-                layer.parts.pop(bias_parts(layer)[0])
+                unknown.append(f"{layer.label}.bias")
+                layer.parts.pop(biases[0])
             else:
                 changes[name].append(bias_delta(layer, targets.weights[name].shape, config))
         if layer.parts:
             name = targets.find(layer.component, layer.module)
             if name is None:
-                unknown.append(label)
+                unknown.append(layer.label)
             else:
                 delta = weight_delta(layer, targets.weights[name].shape, config)
                 if name in targets.kept and not delta.low_rank:
                     raise AdapterFault(
-                        f"{label}: its weight is quantised, and only plain LoRAs are applied beside such"
+                        f"{layer.label}: its weight is quantised, and only plain LoRAs are applied beside it"
                     )
                 changes[name].append(delta)
     return changes, unknown

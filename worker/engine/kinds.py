@@ -237,6 +237,8 @@ def _scale(layer: Layer, rank: int, config: LoraConfig | None) -> float:
 
 def _reshaped(layer: Layer, factor: Tensor, rows: int, columns: int, shape: Sequence[int]) -> Tensor:
     """Return a factor as a matrix; some files hold one as a 1x1 convolution."""
+    if factor.shape == (rows, columns):
+        return factor
     if not 2 <= factor.ndim <= 4 or factor.shape[0] != rows or factor.numel() != rows * columns:
         raise _misfit(layer, [factor], shape)
     return factor.reshape(rows, columns)

@@ -88,22 +88,23 @@ def _to_peft(component: str, part: dict[str, V]) -> dict[str, V]:
 
 
 def _layers(component: str, tensors: dict[str, Tensor], alphas: dict[str, float]) -> list[SpelledLayer]:
+    def fault(module: str, what: str) -> AdapterFault:
+        return AdapterFault(f"{quoted(f'{component}.{module}')}: {what}")
+
     layers = []
     ups = {key.removesuffix(_UP): tensor for key, tensor in tensors.items() if key.endswith(_UP)}
     for key, down in tensors.items():
-        module = key.removesuffix(_DOWN)
-        label = quoted(f"{component}.{module}")
         if key.endswith(_UP):
             continue
+        module = key.removesuffix(_DOWN)
         if module == key:
-            raise AdapterFault(f"{label}: not the key of a LoRA factor")
+            raise fault(module, "not the key of a LoRA factor")
         if module not in ups:
-            raise AdapterFault(f"{label}: has a down factor, but no up factor")
+            raise fault(module, "has a down factor, but no up factor")
         alpha = alphas.get(key)
         layers.append(
             SpelledLayer(component=component, module=module, up=ups.pop(module), down=down, alpha=alpha)
         )
     if ups:
-        label = quoted(f"{component}.{next(iter(ups))}")
-        raise AdapterFault(f"{label}: has an up factor, but no down factor")
+        raise fault(next(iter(ups)), "has an up factor, but no down factor")
     return layers

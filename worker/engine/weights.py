@@ -14,6 +14,7 @@ from torch import Tensor
 from worker.engine.adapter import Delta
 from worker.engine.device_memory import page_locked, room_on
 from worker.engine.fingerprint import sums_of
+from worker.engine.lanes import lanes_of
 
 Change = tuple[Delta, float]
 """A delta, and the strength it is wanted at."""
@@ -44,6 +45,7 @@ class BaseWeights:
         self._sums: dict[str, int] = {}
         on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
         self._batch_bytes = batch_bytes or (CPU_BATCH_BYTES if on_cpu else GPU_BATCH_BYTES)
+        self._lanes = lanes_of(torch.get_num_threads() if on_cpu else 1)
         self.names = frozenset(weights)
         # half of the narrowest format's range: the weights themselves are far below the other half
         limits = [torch.finfo(weight.dtype).max for weight in weights.values()]
@@ -74,11 +76,13 @@ class BaseWeights:
 
     def are_pristine(self, names: Iterable[str]) -> bool:
         """Whether the weights named, each kept before, have the bits that they had at first."""
-        asked = list(names)
-        found = sums_of(self._weights[name] for name in asked).tolist() if asked else []
-        return found == [self._sums[name] for name in asked]
 
-    @torch.no_grad()
+        def have_their_sums(share: Sequence[str]) -> bool:
+            found: list[int] = sums_of(self._weights[name] for name in share).tolist()
+            return found == [self._sums[name] for name in share]
+
+        return all(self._lanes.run(have_their_sums, list(names), self._nbytes))
+
     def write(self, changes: Mapping[str, Sequence[Change]]) -> None:
         """Write pristine plus changes into each weight named; their pristine values are kept.
 
@@ -88,8 +92,13 @@ class BaseWeights:
         of operations, not thousands. A CPU's float32 weights need no batch: its launches cost nothing, and
         the product is added where it belongs. The others come one by one.
         """
+        self._lanes.run(lambda share: self._write(share, changes), list(changes), self._nbytes)
+
+    @torch.no_grad()
+    def _write(self, names: Sequence[str], changes: Mapping[str, Sequence[Change]]) -> None:
         grouped, bare = [], []
-        for name, parts in changes.items():
+        for name in names:
+            parts = changes[name]
             if not parts:
                 bare.append(name)
             elif not all(delta.low_rank for delta, _ in parts):
@@ -98,7 +107,7 @@ class BaseWeights:
                 self._write_in_place(name, parts)
             else:
                 grouped.append(name)
-        self.restore(bare)
+        self._copy_back(bare)
         shape = _shape_of(changes, self._weights)
         for _, same in groupby(sorted(grouped, key=shape), key=shape):
             names = list(same)
@@ -147,14 +156,20 @@ class BaseWeights:
             total += delta.of(pristine, strength)
         torch._foreach_copy_([self._weights[name]], [total])
 
-    @torch.no_grad()
     def restore(self, names: Iterable[str] | None = None) -> None:
         """Copy back the pristine values of `names`; of all that were ever written when None."""
         wanted = list(self._pristine if names is None else names)
-        if wanted:
+        self._lanes.run(self._copy_back, wanted, self._nbytes)
+
+    @torch.no_grad()
+    def _copy_back(self, names: Sequence[str]) -> None:
+        if names:
             torch._foreach_copy_(
-                [self._weights[name] for name in wanted], [self._pristine[name] for name in wanted]
+                [self._weights[name] for name in names], [self._pristine[name] for name in names]
             )
+
+    def _nbytes(self, name: str) -> int:
+        return self._weights[name].nbytes
 
 
 def _copy_of(weight: Tensor) -> Tensor:
