@@ -11,8 +11,8 @@ from tests.tiny_bases import tiny_xl
 from worker.engine.contract import Activation
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.load import describe
+from worker.engine.slab import moved
 from worker.engine.snapshot import Snapshot
-from worker.engine.tiers import moved
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),

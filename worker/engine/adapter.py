@@ -1,6 +1,6 @@
 """An adapter in the one form that is applied: changes of the base's weights, and words that it adds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -89,3 +89,12 @@ class CanonicalAdapter:
     fixed_reach: float = 0.0
     words: tuple[Word, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it consists of; some more than once."""
+        for deltas in self.changes.values():
+            for delta in deltas:
+                yield from delta.factors
+        for word in self.words:
+            yield from word.vectors.values()

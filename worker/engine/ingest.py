@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +19,7 @@ from worker.engine.keys import sort_keys
 from worker.engine.kinds import bias_delta, bias_parts, weight_delta
 from worker.engine.layers import Layer, read_layers
 from worker.engine.scales import LoraConfig, read_configs
+from worker.engine.slab import compacted, nbytes_of
 from worker.engine.spelling import spell
 from worker.engine.targets import Targets
 from worker.engine.weight_file import read_header, read_tensors
@@ -57,15 +58,16 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
         tensors = _named_tensors(changes, words)
         peaks = _peaks(tensors)
         reach, fixed_reach = _reach(changes, peaks)
-    return CanonicalAdapter(
+    adapter = CanonicalAdapter(
         digest=digest.result(),
-        nbytes=_nbytes(tensor for _, tensor in tensors),
+        nbytes=nbytes_of(tensor for _, tensor in tensors),
         changes={name: tuple(deltas) for name, deltas in changes.items()},
         reach=reach,
         fixed_reach=fixed_reach,
         words=words,
         warnings=_warnings(unknown, len(changes) + len(unknown)),
     )
+    return compacted(adapter)
 
 
 @contextmanager
@@ -146,12 +148,6 @@ def _named_tensors(changes: Changes, words: Sequence[Word]) -> list[tuple[str, T
         (name, factor) for name, deltas in changes.items() for delta in deltas for factor in delta.factors
     ]
     return factors + [(word.token, vectors) for word in words for vectors in word.vectors.values()]
-
-
-def _nbytes(tensors: Iterable[Tensor]) -> int:
-    """Return what the tensors keep in memory: the whole file for a view of it, and what converters made."""
-    storages = [tensor.untyped_storage() for tensor in tensors]
-    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
 
 
 def _peaks(tensors: Sequence[tuple[str, Tensor]]) -> Mapping[int, float]:

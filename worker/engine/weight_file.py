@@ -1,7 +1,6 @@
 """A safetensors file from a stranger, as tensors over its bytes. Pickles run code, and are never read."""
 
 import math
-import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.contract import AdapterFault, quoted
+from worker.engine.slab import new_slab
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 20_000
@@ -146,16 +146,8 @@ def _check_keys(keys: Iterable[str]) -> None:
 
 
 def _read_all(path: Path, size: int) -> memoryview:
-    """Return the bytes, as many as the header speaks of.
-
-    They lie in a mapping of their own: the system has its pages back once no tensor is left, where the
-    allocator would keep them for the next one of about that size. Huge pages halve the time, which is mostly
-    that of the system's giving the pages out.
-    """
-    mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-        mapping.madvise(mmap.MADV_HUGEPAGE)
-    content = memoryview(mapping)
+    """Return the bytes, as many as the header speaks of."""
+    content = new_slab(size)
     with path.open("rb") as file:
         if file.readinto(content) != size or file.read(1):
             raise AdapterFault("not a whole safetensors file: it changed while it was read")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter, Delta, Word
 from worker.engine.matrices import Product
-from worker.engine.tiers import moved, pinned, raised
+from worker.engine.tiers import pinned, raised
 
 
 def an_adapter() -> CanonicalAdapter:
@@ -18,30 +18,6 @@ def an_adapter() -> CanonicalAdapter:
     word = Word(token="w", vectors={"text_encoder": buffer[:4].view(1, 4)})
     changes = {"a": (first,), "b": (first, second)}
     return CanonicalAdapter(digest="d", nbytes=268, changes=changes, reach=1.0, words=(word,))
-
-
-def test_each_buffer_is_moved_once_and_every_view_of_it_is_the_same_as_before() -> None:
-    adapter, buffers = an_adapter(), []
-
-    def copy(buffer: Tensor) -> Tensor:
-        buffers.append(buffer.clone())
-        return buffers[-1]
-
-    there = moved(adapter, copy)
-
-    assert sorted(buffer.nbytes for buffer in buffers) == [12, 256]
-    places = {buffer.untyped_storage().data_ptr() for buffer in buffers}
-    for name, changes in adapter.changes.items():
-        for before, after in zip(changes, there.changes[name], strict=True):
-            assert after.scale == before.scale
-            for old, new in zip(before.factors, after.factors, strict=True):
-                assert torch.equal(old, new)
-                assert (new.dtype, new.stride()) == (old.dtype, old.stride())
-                assert new.untyped_storage().data_ptr() in places
-    (word,) = there.words
-    assert word.tokens == ("w",)
-    assert word.vectors["text_encoder"].untyped_storage().data_ptr() in places
-    assert (there.digest, there.nbytes, there.reach) == (adapter.digest, adapter.nbytes, adapter.reach)
 
 
 def test_an_adapter_that_cannot_be_pinned_is_used_as_it_is() -> None:

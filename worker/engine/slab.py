@@ -1,0 +1,103 @@
+"""The memory that an adapter's tensors lie in: one slab, as far as that can be had without copying."""
+
+import mmap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from worker.engine.adapter import CanonicalAdapter
+
+T = TypeVar("T")
+Exchange = Callable[[Tensor], Tensor]
+
+ALIGNMENT = 64
+"""Bytes: a line of the processor's cache, and more than any kernel asks for."""
+
+MOST_UNUSED = 0.1
+"""Of a slab, that is kept rather than copying the rest of it."""
+
+
+def new_slab(nbytes: int) -> memoryview:
+    """Return zeroed memory of the process, in a mapping of its own.
+
+    The system has its pages back once no tensor is left, where the allocator would keep them for the next
+    one of about that size. Huge pages halve the time to fill it, most of which is the system's for giving the
+    pages out.
+    """
+    mapping = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(mapping)
+
+
+def nbytes_of(tensors: Iterable[Tensor]) -> int:
+    """Return what the tensors keep in memory: all of a slab for a view of it."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
+
+
+def compacted(adapter: CanonicalAdapter) -> CanonicalAdapter:
+    """Return the adapter in a slab of its own, or where it is, if that is one slab and little else is in it.
+
+    Some families' converters make new tensors of a file's, thousands of small ones; the file's own bytes
+    would be kept beside them for the few that stayed views of it.
+    """
+    views = {_place(tensor): tensor for tensor in adapter.tensors}
+    needed = sum(_padded(tensor.nbytes) for tensor in views.values())
+    slabs = {tensor.untyped_storage().data_ptr() for tensor in views.values()}
+    if not views or (len(slabs) == 1 and needed >= (1 - MOST_UNUSED) * adapter.nbytes):
+        return adapter
+    slab = torch.frombuffer(new_slab(needed), dtype=torch.uint8)
+    copies, start = {}, 0
+    for place, tensor in views.items():
+        copy = slab[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        copies[place] = copy.copy_(tensor)
+        start += _padded(tensor.nbytes)
+    there = _rebuilt((adapter.changes, adapter.words), lambda tensor: copies[_place(tensor)])
+    return replace(adapter, nbytes=needed, changes=there[0], words=there[1])
+
+
+def moved(adapter: CanonicalAdapter, move: Exchange) -> CanonicalAdapter:
+    """Return the adapter over other memory; `move` copies a buffer of bytes, and is called once for each."""
+    buffers: dict[int, Tensor] = {}
+
+    def same_view(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        buffer = buffers.get(storage.data_ptr())
+        if buffer is None:
+            whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+            buffer = buffers[storage.data_ptr()] = move(whole)
+        view = torch.empty(0, dtype=tensor.dtype, device=buffer.device)
+        view.set_(buffer.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        return view
+
+    changes, words = _rebuilt((adapter.changes, adapter.words), same_view)
+    return replace(adapter, changes=changes, words=words)
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _rebuilt(value: T, exchange: Exchange) -> T:
+    """Return `value` with all tensors in it exchanged. Knows no kind of change by name."""
+
+    def of(value: Any) -> Any:  # noqa: ANN401 - any shape of data, as it comes
+        if isinstance(value, Tensor):
+            return exchange(value)
+        if isinstance(value, Mapping):
+            return {key: of(each) for key, each in value.items()}
+        if isinstance(value, tuple | list):
+            return tuple(of(each) for each in value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **{each.name: of(getattr(value, each.name)) for each in fields(value)})
+        return value
+
+    return cast("T", of(value))
