@@ -70,6 +70,11 @@ class Conversion:
     denoiser: str
     children: frozenset[str]
 
+    @property
+    def renames_only(self) -> bool:
+        """Whether the converter makes no new tensors: that of UNets."""
+        return self.denoiser == "unet"
+
     def convert(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return the tensors by diffusers' names, and the alphas that are not folded in.
 
@@ -77,8 +82,9 @@ class Conversion:
             AdapterFault: keys of no format that the family has, or of several: some would be dropped.
         """
         _refuse_huge_numbers(tensors)
-        renamed_only = self.denoiser == "unet"
-        given = dict(tensors) if renamed_only else {key: _trace(key, each) for key, each in tensors.items()}
+        given = (
+            dict(tensors) if self.renames_only else {key: _trace(key, each) for key, each in tensors.items()}
+        )
         try:
             state, *rest = self.converter(
                 given, unet_config=self.unet_config, return_alphas=True, return_lora_metadata=True
@@ -86,7 +92,7 @@ class Conversion:
         except _ERRORS as error:
             raise AdapterFault(f"its keys follow no known format: {_brief(error)}") from error
         alphas = rest[0] if len(rest) > 1 and rest[0] else {}
-        if renamed_only:
+        if self.renames_only:
             kept = {id(tensor) for tensor in state.values()}
             used = {key for key, tensor in tensors.items() if id(tensor) in kept}
         else:

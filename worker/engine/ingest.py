@@ -22,7 +22,7 @@ from worker.engine.scales import LoraConfig, read_configs
 from worker.engine.slab import compacted, nbytes_of
 from worker.engine.spelling import spell
 from worker.engine.targets import Targets
-from worker.engine.weight_file import read_header, read_tensors
+from worker.engine.weight_file import hollow, read_header, read_tensors
 from worker.engine.words import read_words
 
 UNKNOWN_SHARE = 0.05
@@ -33,6 +33,9 @@ LARGEST_PRODUCT = 1e30
 
 HASHED_AT_ONCE = 4 << 20
 """Bytes: some milliseconds."""
+
+REHEARSED_NBYTES = 64 << 20
+"""Of a file's tensors, from which on it takes longer to read them than to see whether they fit the base."""
 
 Changes = Mapping[str, Sequence[Delta]]
 
@@ -47,14 +50,20 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
     # before the tensors are read: whole checkpoints are taken for adapters, and are large
     found_keys = sort_keys({key: key for key in header.entries}, targets.components)
     configs = read_configs(header.metadata, targets.components)
-    file = read_tensors(path, header)
-    with _hashed_beside(file.content) as digest:
-        found = found_keys.with_values(file.tensors)
-        respell = partial(spell, components=targets.components, conversion=conversion)
+    respell = partial(spell, components=targets.components, conversion=conversion)
+
+    def meant(tensors: Mapping[str, Tensor]) -> tuple[Changes, Sequence[str], Sequence[Word]]:
+        found = found_keys.with_values(tensors)
         changes, unknown = _changes(read_layers(found, respell), targets, configs)
         unknown = [*unknown, *found.unknown]
         _refuse_strangers(unknown, len(changes) + len(unknown), targets.components)
-        words = read_words(found.words)
+        return changes, unknown, read_words(found.words)
+
+    if header.tensors_nbytes >= REHEARSED_NBYTES and conversion.renames_only:
+        meant(hollow(header))
+    file = read_tensors(path, header)
+    with _hashed_beside(file.content) as digest:
+        changes, unknown, words = meant(file.tensors)
         tensors = _named_tensors(changes, words)
         peaks = _peaks(tensors)
         reach, fixed_reach = _reach(changes, peaks)
@@ -64,7 +73,7 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
         changes={name: tuple(deltas) for name, deltas in changes.items()},
         reach=reach,
         fixed_reach=fixed_reach,
-        words=words,
+        words=tuple(words),
         warnings=_warnings(unknown, len(changes) + len(unknown)),
     )
     return compacted(adapter)

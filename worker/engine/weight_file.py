@@ -51,6 +51,11 @@ class Header:
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
 
+    @property
+    def tensors_nbytes(self) -> int:
+        """What comes after it."""
+        return sum(entry.nbytes for entry in self.entries.values())
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightFile:
@@ -93,7 +98,7 @@ def read_tensors(path: Path, header: Header) -> WeightFile:
     Raises:
         AdapterFault: it is another one by now.
     """
-    content = _read_all(path, header.nbytes + sum(entry.nbytes for entry in header.entries.values()))
+    content = _read_all(path, header.nbytes + header.tensors_nbytes)
     raw = torch.frombuffer(content, dtype=torch.uint8)
     # one operation for each tensor: a file has thousands, and Python's time for them stops all other threads
     typed = {
@@ -109,6 +114,22 @@ def read_tensors(path: Path, header: Header) -> WeightFile:
             tensors[key] = typed[entry.dtype].as_strided(entry.shape, _strides(entry.shape), place)
         start += entry.nbytes
     return WeightFile(content=content, tensors=tensors)
+
+
+def hollow(header: Header) -> dict[str, Tensor]:
+    """Return tensors of the file's shapes without memory: alphas are 1, all else is 0.
+
+    With them it can be seen what a file means, and whether it fits, before it is read.
+    """
+    filled = {
+        (dtype, alpha): torch.full((), float(alpha), dtype=dtype)
+        for dtype in _DTYPES.values()
+        for alpha in (False, True)
+    }
+    return {
+        key: filled[entry.dtype, key.endswith("alpha")].expand(entry.shape)
+        for key, entry in header.entries.items()
+    }
 
 
 def _strides(shape: Sequence[int]) -> list[int]:

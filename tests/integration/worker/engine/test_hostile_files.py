@@ -147,6 +147,17 @@ BIG_FILES: dict[str, tuple[dict[str, object], str]] = {
         {A: entry(0, BIG, [BIG >> 2]), "__metadata__": {"lora_adapter_metadata": "{"}},
         "config in the file's header is broken",
     ),
+    "factors of another base": (
+        {
+            "unet.mid_block.attentions.0.proj_in.lora_A.weight": entry(0, BIG >> 1, [1, BIG >> 3]),
+            "unet.mid_block.attentions.0.proj_in.lora_B.weight": entry(BIG >> 1, BIG, [BIG >> 3, 1]),
+        },
+        "do not fit its weight",
+    ),
+    "layers of another base": (
+        {A: entry(0, BIG >> 1, [1, BIG >> 3]), B: entry(BIG >> 1, BIG, [BIG >> 3, 1])},
+        "do not exist in this base",
+    ),
     "a hole": ({A: entry(4, BIG, [(BIG >> 2) - 1])}, BROKEN),
 }
 
