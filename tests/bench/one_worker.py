@@ -49,9 +49,9 @@ class Watched:
         self.activating = time.monotonic()
         return self.engine.activate(wanted)
 
-    def generate(self, params: Any, on_step: Any) -> Any:
+    def generate(self, params: Any, on_step: Any, source: Any = None) -> Any:
         self.began[params.prompt] = self.activating
-        made = self.engine.generate(params, on_step)
+        made = self.engine.generate(params, on_step, source)
         self.ended[params.prompt] = time.monotonic()
         return made
 
@@ -130,6 +130,7 @@ async def one_worker(
             pinned=frozenset(),
             drain=5.0,
             stall=600.0,
+            compiled=False,
         )
         try:
             await _answers(url)

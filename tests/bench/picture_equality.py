@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import swap
 import torch
 from diffusers import DiffusionPipeline
 
 from shared.jobs import GenerationParams
 from shared.refs import RepoId
+from tests.bench import swap
 from worker.engine.contract import AdapterFault
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.load import open_base

@@ -111,9 +111,9 @@ async def measure(redis_url: str, requests: int) -> None:
         ):
             urls = [f"http://127.0.0.1:{port}/models/{ADAPTER}" for port in (ours_port, bare_port)]
             servers = psutil.Process(router.pid), psutil.Process(reference.pid)
-            arms = await alternate(urls, servers, requests)
+            ours, bare = await alternate(urls, servers, requests)
             memory = servers[0].memory_info().rss / 2**20
-    report(*arms, memory)
+    report(ours, bare, memory)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
