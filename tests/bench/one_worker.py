@@ -86,7 +86,7 @@ class OneWorker:
 
     async def drawn(self, prompts: Sequence[str]) -> None:
         """Return once all of them are."""
-        async with asyncio.timeout(300):
+        async with asyncio.timeout(60 + 2 * len(prompts)):
             while not self.engine.ended.keys() >= set(prompts):  # noqa: ASYNC110 - another thread draws
                 await asyncio.sleep(0.02)
 
