@@ -45,11 +45,13 @@ def compacted(adapter: CanonicalAdapter) -> CanonicalAdapter:
     Some families' converters make new tensors of a file's, thousands of small ones; the file's own bytes
     would be kept beside them for the few that stayed views of it.
     """
-    views = {_place(tensor): tensor for tensor in adapter.tensors}
-    needed = sum(_padded(tensor.nbytes) for tensor in views.values())
-    slabs = {tensor.untyped_storage().data_ptr() for tensor in views.values()}
-    if not views or (len(slabs) == 1 and needed >= (1 - MOST_UNUSED) * adapter.nbytes):
+    tensors = list(adapter.tensors)
+    slabs = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    used = sum(tensor.nbytes for tensor in tensors)
+    if not tensors or (len(slabs) == 1 and used >= (1 - MOST_UNUSED) * adapter.nbytes):
         return adapter
+    views = {_place(tensor): tensor for tensor in tensors}
+    needed = sum(_padded(tensor.nbytes) for tensor in views.values())
     slab = torch.frombuffer(new_slab(needed), dtype=torch.uint8)
     copies, start = {}, 0
     for place, tensor in views.items():
