@@ -261,6 +261,21 @@ def test_the_picture_of_diffusers_textual_inversion_on_flux(
     assert np.abs(pixels(flux, request) - ours).max() > TOLERANCE, "the words did nothing"
 
 
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
+def test_a_base_with_t5_alone_learns_words_for_it_alone(tmp_path: Path) -> None:
+    build("ChromaPipeline").save_pretrained(tmp_path / "base")
+    chroma = open_engine(tmp_path / "base")
+    request = params(prompt="a <s0><s1> circle", width=64, height=64)
+    before = pixels(chroma, request)
+    chroma.activate([activation(chroma.ingest(files.write(tmp_path / "a.safetensors", {"t5": vectors(2)})))])
+    assert np.abs(pixels(chroma, request) - before).max() > TOLERANCE, "the words did nothing"
+    with pytest.raises(AdapterFault, match="text encoders are t5"):
+        chroma.ingest(files.write(tmp_path / "b.safetensors", {"clip_l": vectors(2), "t5": vectors(2)}))
+    chroma.activate([])
+    assert (pixels(chroma, request) == before).all()
+    chroma.verify()
+
+
 @pytest.mark.parametrize(
     "rows",
     [PIVOTAL, {"t5": vectors(2)}, {"clip_l": vectors(2), "clip_g": vectors(2), "t5": vectors(2)}],
