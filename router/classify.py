@@ -4,7 +4,7 @@ The rules and their order: diffusers' LoRA layout, the Hub's documentation of `b
 tags. A rule that decides leaves its evidence, because `GET /models/{id}` shows it to people.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from router.base_aliases import current_id
@@ -16,6 +16,8 @@ from router.weight_files import (
     default_weight_file,
     has_pickled,
     weight_files,
+    words_file_of,
+    words_files,
 )
 from shared.errors import InvalidRequest
 from shared.refs import RepoId, Revision, parse_repo_id
@@ -125,8 +127,22 @@ def _adapter(metadata: HubMetadata, signs: tuple[str, ...]) -> Classification:
         restricted=metadata.private or metadata.gated,
         defaults=metadata.defaults,
         trigger=metadata.trigger,
-        evidence=(*signs, base_evidence, f"weights: {chosen or 'several files, none of a standard name'}"),
+        evidence=(*signs, base_evidence, *_weights_evidence(chosen, named)),
     )
+
+
+def _weights_evidence(chosen: str | None, named: Sequence[str]) -> tuple[str, ...]:
+    words = words_files(named)
+    if len(words) == len(named):
+        return ("weights: none but learned words, which a request has to name",)
+    weights = f"weights: {chosen or 'several files, none of a standard name'}"
+    if not words:
+        return (weights,)
+    if chosen is None:
+        return weights, f"learned words: {', '.join(words)}, by the weights that a request names"
+    if own := words_file_of(chosen, named):
+        return weights, f"learned words: {own}, for prompts that say <s0>, <s1> and so on"
+    return weights, f"learned words: {', '.join(words)}; names do not tell which are those of the weights"
 
 
 def _unsupported(metadata: HubMetadata, reason: str, evidence: tuple[str, ...]) -> Unsupported:

@@ -1,7 +1,8 @@
 """Where a request runs: classifications and live pools in, a base and pinned adapters out. Pure."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from router.base_aliases import same_base
@@ -9,6 +10,7 @@ from router.classify import Classification, FullModel, LoraAdapter, Unsupported
 from router.few_step import few_step_defaults
 from router.hub_metadata import CardDefaults, completed
 from router.schemas import GenerationRequest, WantedAdapter
+from router.weight_files import words_file_of, words_files
 from shared.config import Limits
 from shared.errors import AmbiguousWeights, InvalidRequest, NoPoolForBase, UnsupportedModel
 from shared.jobs import GenerationParams
@@ -17,13 +19,16 @@ from shared.refs import AdapterRef, RepoId
 
 MODEL_FIELD = "model"
 
+_LEARNED_WORD = re.compile(r"<s\d+>")
+"""As pivotal tuning names the words it learns: `<s0>`, `<s1>` and so on."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
     """What to enqueue.
 
     Attributes:
-        adapters: the path's own first.
+        adapters: the path's own first; after each the file of its learned words, if a prompt says one.
         restricted: those that only a caller's own token opens.
     """
 
@@ -85,12 +90,13 @@ def place(
     pool = _serving_pool(_common_bases(request.model, bases, chosen), pools)
     if request.source is not None and not pool.workers[0].image_to_image:
         raise InvalidRequest("inputs", f"the base {pool.base} does not start from a picture: send a prompt")
-    refs = [_pinned(item) for item in chosen]
-    _refuse_twins(chosen, refs)
+    _refuse_twins(chosen)
+    words = _words_files(chosen, request)
+    refs = [(ref, item) for item, own in zip(chosen, words, strict=True) for ref in _pinned(item, own)]
     return Placement(
         base=pool.base,
-        adapters=tuple(refs),
-        restricted=tuple(ref for ref, item in zip(refs, chosen, strict=True) if item.adapter.restricted),
+        adapters=tuple(ref for ref, _ in refs),
+        restricted=tuple(ref for ref, item in refs if item.adapter.restricted),
         params=_params(request, _recommended(chosen), pool, limits, seed),
     )
 
@@ -161,10 +167,11 @@ def _serving_pool(bases: Sequence[RepoId], pools: Sequence[BasePool]) -> BasePoo
     raise NoPoolForBase(f"no worker serves the base {_names(bases)}; {running}")
 
 
-def _pinned(item: _Chosen) -> AdapterRef:
+def _pinned(item: _Chosen, words_file: str | None) -> tuple[AdapterRef, ...]:
+    """Return the adapter, and its words if they lie in a file of their own: active while it is."""
     wanted = item.wanted.strength
     scale = item.defaults.scale if wanted.scale is None else wanted.scale
-    return AdapterRef(
+    ref = AdapterRef(
         repo=item.adapter.repo,
         revision=item.adapter.revision,
         weight_name=item.weight_name,
@@ -172,6 +179,34 @@ def _pinned(item: _Chosen) -> AdapterRef:
         blocks=wanted.blocks,
         schedule=wanted.schedule,
     )
+    return (ref,) if words_file is None else (ref, replace(ref, weight_name=words_file, blocks=()))
+
+
+def _words_files(chosen: Sequence[_Chosen], request: GenerationRequest) -> list[str | None]:
+    """Return the file of each adapter's learned words, where a prompt says one and the request names no file.
+
+    Only then: a prompt without them draws the same either way, and adapters whose words are the same go
+    together. A request that names a file of words itself says where its words come from.
+
+    Raises:
+        InvalidRequest: several files have the word, or none is an adapter's own by its name.
+    """
+    said = _LEARNED_WORD.search(f"{request.prompt} {request.negative_prompt}")
+    if said is None or any(words_files([item.weight_name]) for item in chosen):
+        return [None] * len(chosen)
+    found = [words_file_of(item.weight_name, item.adapter.weight_files) for item in chosen]
+    possible = {
+        f"{item.adapter.repo}/{name}": None
+        for item, own in zip(chosen, found, strict=True)
+        for name in ((own,) if own else words_files(item.adapter.weight_files))
+    }
+    if len(possible) > 1 or (possible and not any(found)):
+        raise InvalidRequest(
+            "parameters.loras",
+            f"the prompt says {said[0]}, a learned word of {_names([*possible])}: name the file that is meant"
+            " as the weight_name of one more adapter",
+        )
+    return found
 
 
 def _weight_name(wanted: WantedAdapter, adapter: LoraAdapter) -> str:
@@ -193,12 +228,13 @@ def _parent(field: str) -> str:
     return field.rpartition(".")[0] or "parameters"
 
 
-def _refuse_twins(chosen: Sequence[_Chosen], refs: Sequence[AdapterRef]) -> None:
+def _refuse_twins(chosen: Sequence[_Chosen]) -> None:
     seen: set[tuple[RepoId, str]] = set()
-    for item, ref in zip(chosen, refs, strict=True):
-        if (ref.repo, ref.weight_name) in seen:
-            raise InvalidRequest(item.wanted.field, f"{ref.repo}/{ref.weight_name} is named twice")
-        seen.add((ref.repo, ref.weight_name))
+    for item in chosen:
+        repo, weight_name = item.adapter.repo, item.weight_name
+        if (repo, weight_name) in seen:
+            raise InvalidRequest(item.wanted.field, f"{repo}/{weight_name} is named twice")
+        seen.add((repo, weight_name))
 
 
 def _recommended(chosen: Sequence[_Chosen]) -> list[CardDefaults]:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.plan import ChildSpec
-from tests.e2e.client import Answer, Client, is_ready
-from tests.e2e.processes import ROOT, START_SECONDS, Started, Up, until
+from tests.e2e.client import Answer, Client
+from tests.e2e.processes import ROOT, Up, started_specs
 
 STUBS = Path(__file__).parent / "stubs"
 
@@ -41,17 +40,8 @@ def in_background() -> Iterator[Callable[..., Future[Answer]]]:
 @pytest.fixture
 def start_specs() -> Iterator[Callable[..., None]]:
     """Starts children of the launcher without the launcher, and returns once they are ready."""
-    running: list[Started] = []
-
-    def start(*specs: ChildSpec) -> None:
-        running.extend(Started(spec.argv, spec.environ) for spec in specs)
-        for spec, started in zip(specs, running[-len(specs) :], strict=True):
-            until(lambda spec=spec: is_ready(spec.ready_url), START_SECONDS, f"{spec.name} is ready")
-            assert started.process.poll() is None, started.output
-
-    yield start
-    for started in reversed(running):
-        started.close()
+    with started_specs() as start:
+        yield start
 
 
 @pytest.fixture

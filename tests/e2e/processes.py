@@ -7,15 +7,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 from redis import Redis
 
 from deploy.parent_death import with_parent
+from deploy.plan import ChildSpec
 from shared.queue.keys import PREFIX
+from tests.e2e.client import is_ready
 from tests.servers import valkey
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +142,24 @@ class Up(Started):
     @property
     def redis_url(self) -> str:
         return self.child("router").environ()["REDIS_URL"]
+
+
+@contextmanager
+def started_specs() -> Iterator[Callable[..., None]]:
+    """Give what starts children of the launcher without the launcher, and returns once they are ready."""
+    running: list[Started] = []
+
+    def start(*specs: ChildSpec) -> None:
+        running.extend(Started(spec.argv, spec.environ) for spec in specs)
+        for spec, started in zip(specs, running[-len(specs) :], strict=True):
+            until(lambda spec=spec: is_ready(spec.ready_url), START_SECONDS, f"{spec.name} is ready")
+            assert started.process.poll() is None, started.output
+
+    try:
+        yield start
+    finally:
+        for started in reversed(running):
+            started.close()
 
 
 def busy_workers(redis_url: str) -> list[int]:

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from worker.engine.matrices import Matrix, Product
 
+CLIP_L, CLIP_G, T5 = "clip_l", "clip_g", "t5"
+"""Text encoders that words are learned for: a base's first CLIP, its second one, and a T5 wherever it is."""
+
 SMALLEST_NORM = torch.finfo(torch.float32).eps
 """What a DoRA divides by at least: where a weight's row is zero, so is the result."""
 

@@ -43,9 +43,9 @@ _PART = re.compile(
     re.DOTALL,
 )
 _WORD = re.compile(
-    r"bundle_emb\.(?P<word>.+)\.(?P<encoder>clip_[lg]|string_to_param\.\*|emb_params)", re.DOTALL
+    r"bundle_emb\.(?P<word>.+)\.(?P<encoder>clip_[lg]|t5|string_to_param\.\*|emb_params)", re.DOTALL
 )
-_OWN_WORDS = ("clip_l", "clip_g", "text_encoders_0", "text_encoders_1")
+_OWN_WORDS = ("clip_l", "clip_g", "t5", "text_encoders_0", "text_encoders_1")
 
 _REFUSED = {
     "OFT": r"\.(oft_|boft_)",
@@ -55,7 +55,7 @@ _REFUSED = {
     "weights that replace the base's at any strength": r"\.set_weight$",
     "weights of another shape": r"\.reshape_weight$",
     "textual-inversion embeddings without a name": r"(^|\.)(string_to_param\.|emb_params$)",
-    "textual-inversion embeddings after the encoder": r"^bundle_emb\..*\.clip_[lg]_out$",
+    "textual-inversion embeddings after the encoder": r"^bundle_emb\..*\.(clip_[lg]|t5)_out$",
 }
 """The kinds that are not served, by what gives their keys away.
 

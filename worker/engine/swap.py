@@ -1,7 +1,6 @@
 """The swap as a transaction: either all that is wanted is in the weights, or nothing is."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 
@@ -125,12 +124,7 @@ class Swap:
                 f"changes of up to {reach:.3g} at the strengths asked for could exceed the base's number "
                 "format; lower the strength"
             )
-        adapters = {each.adapter.digest: each.adapter for each in wanted}
-        tokens = Counter(t for each in adapters.values() for word in each.words for t in word.tokens)
-        if shared := [token for token, count in tokens.items() if count > 1]:
-            raise AdapterFault(
-                f"several of the adapters bring the learned word {shared[0]!r}; use one of them"
-            )
+        _refuse_shared_words(wanted)
 
     def _undo(self) -> None:
         try:
@@ -138,6 +132,19 @@ class Swap:
         except Exception as error:
             raise BaseDamaged("a failed swap could not be undone") from error
         self._mix, self._adapters, self._wanted = (), {}, ()
+
+
+def _refuse_shared_words(wanted: Sequence[Activation[CanonicalAdapter]]) -> None:
+    """Refuse words that several files bring: nobody can tell which of them a prompt means."""
+    owners: dict[str, Activation[CanonicalAdapter]] = {}
+    for each in wanted:
+        for token in (token for word in each.adapter.words for token in word.tokens):
+            owner = owners.setdefault(token, each)
+            if owner.adapter.digest != each.adapter.digest:
+                raise AdapterFault(
+                    f"the learned word {token!r} is in {owner.ref.repo}/{owner.ref.weight_name} and in "
+                    f"{each.ref.repo}/{each.ref.weight_name}; use one of them"
+                )
 
 
 def _mix_at(wanted: Sequence[Activation[CanonicalAdapter]], progress: float) -> Mix:

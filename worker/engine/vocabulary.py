@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
-from worker.engine.adapter import Word
+from worker.engine.adapter import CLIP_G, CLIP_L, T5, Word
 from worker.engine.contract import AdapterFault, quoted
 
 MOST_TAUGHT = 8
 """Extended tokenizers that are kept; each takes about 20 MB."""
 
-_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+_ENCODERS = {"text_encoder": (CLIP_L, "tokenizer"), "text_encoder_2": (CLIP_G, "tokenizer_2")}
+"""By component: what words call it where it is a CLIP, and its tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,22 +36,13 @@ class _Speaker:
 
 
 class Vocabulary:
-    """The words of a pipeline's CLIP encoders."""
+    """The words of a pipeline's text encoders: CLIPs, and a T5."""
 
     def __init__(self, pipeline: Any) -> None:  # noqa: ANN401 - diffusers is untyped
         self._pipeline = pipeline
-        self._speakers = {
-            name: _Speaker(
-                encoder=encoder,
-                tokenizer=tokenizer,
-                known=frozenset(getattr(pipeline, tokenizer).get_vocab()),
-            )
-            for name, tokenizer in _ENCODERS.items()
-            if isinstance(pipeline, TextualInversionLoaderMixin)
-            and isinstance(
-                encoder := getattr(pipeline, name, None), CLIPTextModel | CLIPTextModelWithProjection
-            )
-        }
+        self._speakers = _speakers(pipeline) if isinstance(pipeline, TextualInversionLoaderMixin) else {}
+        # FLUX's words are often learned for CLIP alone: T5 then reads them as plain text, as in training
+        self._needed = {name for name in self._speakers if name != T5} or self._speakers.keys()
 
         # a copy of a real tokenizer takes half a second, and most pivotal adapters have the same words
         self._taught = lru_cache(MOST_TAUGHT)(self._teach)
@@ -69,9 +61,10 @@ class Vocabulary:
             AdapterFault: one does not.
         """
         for word in words:
-            if word.vectors.keys() != self._speakers.keys():
+            if not self._needed <= word.vectors.keys() <= self._speakers.keys():
+                encoders = ", ".join(sorted(word.vectors))
                 raise AdapterFault(
-                    f"its learned word {quoted(word.token)} has vectors for {', '.join(word.vectors)}, this "
+                    f"its learned word {quoted(word.token)} has vectors for {encoders}, this "
                     f"base's text encoders are {', '.join(self._speakers) or 'of another kind'}"
                 )
             for name, rows in word.vectors.items():
@@ -89,21 +82,35 @@ class Vocabulary:
     def extended(self, words: Sequence[Word]) -> Iterator[None]:
         """Know `words` in prompts, until the end of the context."""
         with ExitStack() as undo:
-            for name, speaker in self._speakers.items() if words else ():
+            for name, speaker in self._speakers.items():
+                if not (own := [word for word in words if name in word.vectors]):
+                    continue
                 original = getattr(self._pipeline, speaker.tokenizer)
-                tokens = tuple(token for word in words for token in word.tokens)
+                tokens = tuple(token for word in own for token in word.tokens)
                 tokenizer = self._taught(speaker.tokenizer, tokens)
-                first = tokenizer.convert_tokens_to_ids(words[0].token)
+                first = tokenizer.convert_tokens_to_ids(own[0].token)
                 embedding = speaker.encoder.get_input_embeddings()
                 device = (
                     embedding.weight.device
                 )  # some adapters are there already, others in the host's memory
-                rows = torch.cat([word.vectors[name].to(device).float() for word in words])
+                rows = torch.cat([word.vectors[name].to(device).float() for word in own])
                 undo.callback(setattr, self._pipeline, speaker.tokenizer, original)
                 undo.callback(speaker.encoder.set_input_embeddings, embedding)
                 setattr(self._pipeline, speaker.tokenizer, tokenizer)
                 speaker.encoder.set_input_embeddings(_Extended(embedding, first, rows))
             yield
+
+
+def _speakers(pipeline: Any) -> dict[str, _Speaker]:  # noqa: ANN401
+    """Return the encoders that learn words, by the names that words have for them."""
+    found = {}
+    for component, (clip, tokenizer) in _ENCODERS.items():
+        encoder = getattr(pipeline, component, None)
+        if isinstance(encoder, CLIPTextModel | CLIPTextModelWithProjection | T5EncoderModel):
+            known = frozenset(getattr(pipeline, tokenizer).get_vocab())
+            name = T5 if isinstance(encoder, T5EncoderModel) else clip
+            found[name] = _Speaker(encoder=encoder, tokenizer=tokenizer, known=known)
+    return found
 
 
 class _Extended(nn.Module):

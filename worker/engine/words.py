@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from worker.engine.adapter import Word
+from worker.engine.adapter import CLIP_G, CLIP_L, T5, Word
 from worker.engine.contract import AdapterFault, quoted
 
 MAX_VECTORS = 75
@@ -15,14 +15,15 @@ MAX_TOKENS = 1000
 """Of one file."""
 
 _ENCODERS = {
-    "clip_l": "text_encoder",
-    "clip_g": "text_encoder_2",
-    "text_encoders_0": "text_encoder",
-    "text_encoders_1": "text_encoder_2",
-    "string_to_param.*": "text_encoder",
-    "emb_params": "text_encoder",
+    "clip_l": CLIP_L,
+    "clip_g": CLIP_G,
+    "t5": T5,
+    "text_encoders_0": CLIP_L,
+    "text_encoders_1": CLIP_G,
+    "string_to_param.*": CLIP_L,
+    "emb_params": CLIP_L,
 }
-"""The components by the names that files give them: diffusers' training scripts, Kohya's bundles."""
+"""The encoders by the names that files give them: diffusers' training scripts, and bundles of words."""
 
 _WORD = re.compile(r"[!-~]{1,64}")
 
@@ -31,7 +32,8 @@ def read_words(found: Mapping[str, Mapping[str, Tensor]]) -> tuple[Word, ...]:
     """Return the words of a file, by the name in it and the encoder's.
 
     Vectors without a name are pivotal tuning's: each is a word of its own, `<s0>`, `<s1>` and so on
-    (`TokenEmbeddingsHandler` in diffusers' `train_dreambooth_lora_sdxl_advanced.py`).
+    (`TokenEmbeddingsHandler` in diffusers' `train_dreambooth_lora_sdxl_advanced.py`, and those for SD 1.5
+    and FLUX).
 
     Raises:
         AdapterFault: not the form of a word, or of its vectors.

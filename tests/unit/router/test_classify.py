@@ -230,3 +230,33 @@ def test_a_public_adapter_is_not_restricted():
 
     assert isinstance(adapter, LoraAdapter)
     assert not adapter.restricted
+
+
+EMB = "style_emb.safetensors"
+EVIDENCE = {
+    "its words": ((WEIGHTS, "style.safetensors", EMB), f"learned words: {EMB}, for prompts that say <s0>"),
+    "words of other weights": (
+        ("a.safetensors", "b.safetensors", "a_emb.safetensors", WEIGHTS, EMB),
+        f"learned words: a_emb.safetensors, {EMB}; names do not tell",
+    ),
+    "words of weights that have to be chosen": (
+        ("a.safetensors", "a_emb.safetensors", "b.safetensors"),
+        "learned words: a_emb.safetensors, by the weights that a request names",
+    ),
+    "words alone": ((EMB,), "weights: none but learned words"),
+}
+
+
+@pytest.mark.parametrize(("files", "evidence"), EVIDENCE.values(), ids=EVIDENCE)
+def test_learned_words_beside_the_weights_are_part_of_the_evidence(files, evidence):
+    adapter = verdict(document("a/b", files, tags=["lora"], cardData={"base_model": SDXL}))
+
+    assert isinstance(adapter, LoraAdapter)
+    assert any(each.startswith(evidence) for each in adapter.evidence), adapter.evidence
+
+
+def test_without_learned_words_the_evidence_says_nothing_of_them():
+    adapter = verdict(PIXEL_ART)
+
+    assert isinstance(adapter, LoraAdapter)
+    assert not any("words" in each for each in adapter.evidence)

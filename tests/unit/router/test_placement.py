@@ -293,3 +293,99 @@ def test_size_and_steps_that_all_leave_open_are_the_bases_so_that_the_queue_know
     base = POOLS[0].workers[0]
 
     assert (params.width, params.height, params.steps) == (32, base.default_height, base.default_steps)
+
+
+EMB = "style_emb.safetensors"
+LEARNED = "an icon in the style of <s0><s1>"
+
+
+def pivotal(repo="some/style", **changes):
+    return adapter(repo, **{"weight_files": (FILE, "style.safetensors", EMB)} | changes)
+
+
+def names(placement):
+    return [(ref.repo, ref.weight_name) for ref in placement.adapters]
+
+
+@pytest.mark.parametrize("texts", [{"prompt": LEARNED}, {"negative_prompt": "<s12>"}], ids=str)
+def test_learned_words_in_a_file_of_their_own_come_with_their_adapter(texts):
+    wish = WantedStrength(scale=0.5, blocks=(("unet.mid_block", 0.5),), schedule=((0.5, 0.0),))
+    weights, words = put(asked(strength=wish, **texts), pivotal()).adapters
+
+    assert (weights.weight_name, weights.blocks) == (FILE, wish.blocks)
+    assert words == replace(weights, weight_name=EMB, blocks=())
+
+
+@pytest.mark.parametrize("prompt", ["a cat", "<s>", "<s0", "< s0>", "<so>"])
+def test_a_prompt_without_learned_words_needs_no_file_of_them(prompt):
+    assert names(put(asked(prompt=prompt), pivotal())) == [("some/style", FILE)]
+
+
+def test_learned_words_follow_their_own_adapter_among_others():
+    request = asked(prompt=LEARNED, adapters=(wanted("some/other"), wanted("some/third")))
+    placement = put(request, adapter(), pivotal("some/other"), adapter("some/third"))
+
+    assert names(placement) == [
+        ("some/style", FILE),
+        ("some/other", FILE),
+        ("some/other", EMB),
+        ("some/third", FILE),
+    ]
+
+
+def test_words_are_those_of_the_weights_that_were_chosen():
+    files = ("day.safetensors", "day_emb.safetensors", "night.safetensors", "night_emb.safetensors")
+    request = asked(prompt=LEARNED, weight_name="night.safetensors")
+    placement = put(request, adapter(weight_files=files, weight_name=None))
+
+    assert names(placement) == [("some/style", "night.safetensors"), ("some/style", "night_emb.safetensors")]
+
+
+def test_a_learned_word_that_any_of_several_files_may_mean_is_no_guess():
+    several = adapter(weight_files=(FILE, "day_emb.safetensors", "night_emb.safetensors"))
+    with pytest.raises(InvalidRequest, match=r"<s0>.*day_emb\.safetensors, some/style/night_emb") as caught:
+        put(asked(prompt=LEARNED), several)
+    assert caught.value.field == "parameters.loras"
+    assert names(put(asked(), several)) == [("some/style", FILE)]
+
+
+def test_a_learned_word_of_other_weights_is_no_guess_either():
+    files = ("a.safetensors", "a_emb.safetensors", "b.safetensors")
+    with pytest.raises(InvalidRequest, match=r"<s0>.*a_emb\.safetensors"):
+        put(asked(prompt=LEARNED, weight_name="b.safetensors"), adapter(weight_files=files))
+
+
+def test_two_adapters_with_learned_words_go_together_until_a_prompt_says_one():
+    both = (pivotal(), pivotal("some/other"))
+    placement = put(asked(adapters=(wanted(),)), *both)
+    assert names(placement) == [("some/style", FILE), ("some/other", FILE)]
+
+    with pytest.raises(InvalidRequest, match=f"<s0>.*some/style/{EMB}, some/other/{EMB}"):
+        put(asked(prompt=LEARNED, adapters=(wanted(),)), *both)
+
+
+def test_a_request_that_names_a_file_of_words_gets_that_one_alone():
+    request = asked(prompt=LEARNED, adapters=(wanted(), wanted(weight_name=EMB)))
+    placement = put(request, pivotal(), pivotal("some/other"), pivotal("some/other"))
+
+    assert names(placement) == [("some/style", FILE), ("some/other", FILE), ("some/other", EMB)]
+
+
+def test_words_alone_are_drawn_with_when_they_are_named():
+    placement = put(asked(prompt=LEARNED, weight_name=EMB), adapter(weight_files=(EMB,), weight_name=None))
+
+    assert names(placement) == [("some/style", EMB)]
+
+
+def test_words_that_come_with_an_adapter_do_not_count_as_one():
+    more = tuple(wanted(f"some/a{n}") for n in range(7))
+    others = tuple(adapter(f"some/a{n}") for n in range(7))
+
+    assert len(put(asked(prompt=LEARNED, adapters=more), pivotal(), *others).adapters) == 9
+
+
+def test_words_of_a_restricted_adapter_are_restricted():
+    placement = put(asked(prompt=LEARNED), pivotal(restricted=True))
+
+    assert placement.restricted == placement.adapters
+    assert len(placement.restricted) == 2

@@ -1,22 +1,23 @@
 """Learned words: known to prompts while their adapter is active, as diffusers' textual inversion does it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline, FluxPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
 from tests import adapter_files as files
-from tests.integration.worker.engine.conftest import activation, params, picture
+from tests.integration.worker.engine.conftest import activation, open_engine, params, picture
 from tests.integration.worker.engine.test_equals_diffusers import (
     TOLERANCE,
     attention_only,
     pixels,
     reference_pixels,
 )
+from tests.tiny_families import build
 from worker.engine.contract import AdapterFault, Interrupted
 from worker.engine.diffusers_engine import DiffusersEngine
 
@@ -53,6 +54,19 @@ FORMS: dict[str, tuple[Mapping[str, Tensor], str, list[str]]] = {
 }
 
 
+def learn(reference: DiffusionPipeline, rows: Mapping[str, Tensor], tokens: list[str]) -> None:
+    """Load the words as the cards of such adapters say, for each encoder in its turn."""
+    for number, values in zip(("", "_2"), rows.values(), strict=False):
+        embeddings = [each[None] for each in values] if len(tokens) > 1 else [values]
+        for token, embedding in zip(tokens, embeddings, strict=True):
+            reference.load_textual_inversion(
+                embedding,
+                token,
+                tokenizer=getattr(reference, f"tokenizer{number}"),
+                text_encoder=getattr(reference, f"text_encoder{number}"),
+            )
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_picture_of_diffusers_textual_inversion(
     xl: DiffusersEngine, reference: StableDiffusionXLPipeline, tmp_path: Path, form: str
@@ -64,20 +78,38 @@ def test_the_picture_of_diffusers_textual_inversion(
 
     reference.load_lora_weights(files.write(tmp_path / "lora.safetensors", lora(xl)))
     reference.fuse_lora(components=["unet"])
-    for encoder, tokenizer, values in zip(
-        (reference.text_encoder, reference.text_encoder_2),
-        (reference.tokenizer, reference.tokenizer_2),
-        rows.values(),
-        strict=True,
-    ):
-        embeddings = [each[None] for each in values] if len(tokens) > 1 else [values]
-        for token, embedding in zip(tokens, embeddings, strict=True):
-            reference.load_textual_inversion(embedding, token, tokenizer=tokenizer, text_encoder=encoder)
+    learn(reference, rows, tokens)
     theirs = reference_pixels(reference, params(prompt=prompt))
     assert np.abs(ours - theirs).max() <= TOLERANCE
 
     xl.activate([])
     assert np.abs(pixels(xl, params(prompt=prompt)) - theirs).max() > 10 * TOLERANCE, "the words did nothing"
+
+
+def test_words_in_a_file_of_their_own_beside_their_adapters(
+    xl: DiffusersEngine, reference: StableDiffusionXLPipeline, tmp_path: Path
+) -> None:
+    request = params(prompt="a drawing in the style of <s0><s1>")
+    weights = xl.ingest(files.write(tmp_path / "pytorch_lora_weights.safetensors", lora(xl)))
+    words = xl.ingest(files.write(tmp_path / "style_emb.safetensors", PIVOTAL))
+    alone = xl.activate([activation(weights)])
+    without = pixels(xl, request)
+    together = xl.activate([activation(weights, 0.8), activation(words, 0.8)])
+    assert (together.written, together.restored) == (alone.written, 0), "words write no weight"
+    ours = pixels(xl, request)
+
+    reference.load_lora_weights(tmp_path, weight_name="pytorch_lora_weights.safetensors")
+    reference.fuse_lora(components=["unet"], lora_scale=0.8)
+    learn(reference, PIVOTAL, ["<s0>", "<s1>"])
+    assert np.abs(ours - reference_pixels(reference, request)).max() <= TOLERANCE
+    assert np.abs(ours - without).max() > 10 * TOLERANCE, "the words did nothing"
+
+    xl.activate([activation(weights)])
+    assert (pixels(xl, request) == without).all()
+    xl.activate([activation(weights, 0.0), activation(words, 0.0)])
+    off = pixels(xl, request)
+    xl.activate([])
+    assert (pixels(xl, request) == off).all()
 
 
 def test_words_alone_are_an_adapter_too(xl: DiffusersEngine, tmp_path: Path) -> None:
@@ -117,7 +149,7 @@ def test_words_are_gone_after_their_job_however_it_ends(xl: DiffusersEngine, tmp
 def test_two_adapters_with_one_word_are_refused(xl: DiffusersEngine, tmp_path: Path) -> None:
     first = xl.ingest(files.write(tmp_path / "1.safetensors", PIVOTAL))
     second = xl.ingest(files.write(tmp_path / "2.safetensors", {**lora(xl), **PIVOTAL}))
-    with pytest.raises(AdapterFault, match="<s0>"):
+    with pytest.raises(AdapterFault, match=r"'<s0>' is in tests/adapter/adapter\.safetensors and in"):
         xl.activate([activation(first), activation(second)])
     xl.activate([activation(first), activation(first)])
     xl.activate([])
@@ -153,10 +185,104 @@ def test_words_that_cannot_be_learned_are_refused(
         xl.ingest(files.write(tmp_path / "a.safetensors", {**lora(xl), **rows}))
 
 
-def test_sd_learns_words_too(sd: DiffusersEngine, tmp_path: Path) -> None:
-    rows = {"bundle_emb.mine.string_to_param.*": vectors(2)}
-    before = picture(sd, prompt="a mine circle")
+@pytest.mark.parametrize(
+    ("rows", "prompt"),
+    [
+        ({"bundle_emb.mine.string_to_param.*": vectors(2)}, "a mine circle"),
+        ({"clip_l": vectors(2)}, "a <s0><s1> circle"),
+        ({"text_encoders_0": vectors(2)}, "a <s0><s1> circle"),
+    ],
+)
+def test_sd_learns_words_too(
+    sd: DiffusersEngine, tmp_path: Path, rows: Mapping[str, Tensor], prompt: str
+) -> None:
+    before = picture(sd, prompt=prompt)
     sd.activate([activation(sd.ingest(files.write(tmp_path / "a.safetensors", rows)))])
-    assert picture(sd, prompt="a mine circle") != before
+    assert picture(sd, prompt=prompt) != before
     sd.activate([])
-    assert picture(sd, prompt="a mine circle") == before
+    assert picture(sd, prompt=prompt) == before
+
+
+def test_words_of_another_base_are_refused_by_name(sd: DiffusersEngine, tmp_path: Path) -> None:
+    with pytest.raises(AdapterFault, match=r"'<s0>' has vectors for clip_g, clip_l, this .* are clip_l"):
+        sd.ingest(files.write(tmp_path / "style_emb.safetensors", PIVOTAL))
+
+
+@pytest.fixture(scope="session")
+def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flux")
+    build("FluxPipeline").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def flux(flux_folder: Path) -> Iterator[DiffusersEngine]:
+    engine = open_engine(flux_folder)
+    yield engine
+    engine.verify()
+
+
+FLUX_WORDS: dict[str, tuple[Mapping[str, Tensor], str, list[str]]] = {
+    "CLIP alone": ({"clip_l": vectors(2)}, "a <s0><s1> circle", ["<s0>", "<s1>"]),
+    "CLIP and T5": ({"clip_l": vectors(2), "t5": vectors(2, 1)}, "a <s0><s1> circle", ["<s0>", "<s1>"]),
+    "a bundle": (
+        {"bundle_emb.mine.clip_l": vectors(3), "bundle_emb.mine.t5": vectors(3, 1)},
+        "a mine circle",
+        ["mine"],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
+@pytest.mark.parametrize("form", FLUX_WORDS)
+def test_the_picture_of_diffusers_textual_inversion_on_flux(
+    flux: DiffusersEngine, flux_folder: Path, tmp_path: Path, form: str
+) -> None:
+    rows, prompt, tokens = FLUX_WORDS[form]
+    request = params(prompt=prompt, width=64, height=64)
+    flux.activate([activation(flux.ingest(files.write(tmp_path / "a_emb.safetensors", rows)))])
+    ours = pixels(flux, request)
+
+    reference = FluxPipeline.from_pretrained(flux_folder)
+    reference.set_progress_bar_config(disable=True)
+    learn(reference, rows, tokens)
+    theirs = reference(
+        prompt,
+        num_inference_steps=request.steps,
+        width=64,
+        height=64,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+    ).images[0]
+    assert np.abs(ours - np.asarray(theirs).astype(int)).max() <= TOLERANCE
+
+    encoder = flux._pipeline.text_encoder_2
+    assert encoder.encoder.embed_tokens.weight is encoder.shared.weight, "T5 has not got its own back"
+    flux.activate([])
+    assert np.abs(pixels(flux, request) - ours).max() > TOLERANCE, "the words did nothing"
+
+
+@pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
+def test_a_base_with_t5_alone_learns_words_for_it_alone(tmp_path: Path) -> None:
+    build("ChromaPipeline").save_pretrained(tmp_path / "base")
+    chroma = open_engine(tmp_path / "base")
+    request = params(prompt="a <s0><s1> circle", width=64, height=64)
+    before = pixels(chroma, request)
+    chroma.activate([activation(chroma.ingest(files.write(tmp_path / "a.safetensors", {"t5": vectors(2)})))])
+    assert np.abs(pixels(chroma, request) - before).max() > TOLERANCE, "the words did nothing"
+    with pytest.raises(AdapterFault, match="text encoders are t5"):
+        chroma.ingest(files.write(tmp_path / "b.safetensors", {"clip_l": vectors(2), "t5": vectors(2)}))
+    chroma.activate([])
+    assert (pixels(chroma, request) == before).all()
+    chroma.verify()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [PIVOTAL, {"t5": vectors(2)}, {"clip_l": vectors(2), "clip_g": vectors(2), "t5": vectors(2)}],
+    ids=["SDXL's", "T5 alone", "of three encoders"],
+)
+def test_words_for_other_encoders_than_fluxs_are_refused(
+    flux: DiffusersEngine, tmp_path: Path, rows: Mapping[str, Tensor]
+) -> None:
+    with pytest.raises(AdapterFault, match="text encoders are clip_l, t5"):
+        flux.ingest(files.write(tmp_path / "a_emb.safetensors", rows))

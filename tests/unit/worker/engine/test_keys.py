@@ -68,7 +68,9 @@ def test_an_alpha_goes_where_its_layer_goes() -> None:
     [
         (["clip_l", "clip_g"], {"": {"clip_l", "clip_g"}}),
         (["text_encoders_0"], {"": {"text_encoders_0"}}),
+        (["clip_l", "t5"], {"": {"clip_l", "t5"}}),
         (["bundle_emb.my.word.clip_l"], {"my.word": {"clip_l"}}),
+        (["bundle_emb.word.t5"], {"word": {"t5"}}),
         (["bundle_emb.style.string_to_param.*"], {"style": {"string_to_param.*"}}),
     ],
 )
@@ -106,6 +108,7 @@ def test_two_keys_for_one_thing_are_refused() -> None:
         ("lora_unet_a.reshape_weight", "another shape"),
         ("string_to_param.*", "without a name"),
         ("bundle_emb.word.clip_l_out", "after the encoder"),
+        ("bundle_emb.word.t5_out", "after the encoder"),
     ],
 )
 def test_kinds_that_are_not_served_are_refused_by_name_even_among_others(key: str, kind: str) -> None:

@@ -17,7 +17,7 @@ def an_adapter(buffer: Tensor, *others: Tensor) -> CanonicalAdapter:
         f"more{n}": (Delta(matrix=Product(up=other, down=shared), scale=1.0),)
         for n, other in enumerate(others)
     }
-    word = Word(token="w", vectors={"text_encoder": buffer[:4].view(1, 4)})
+    word = Word(token="w", vectors={"clip_l": buffer[:4].view(1, 4)})
     changes = {"a": (first,), "b": (first, second), **more}
     tensors = [buffer, *others]
     return CanonicalAdapter(

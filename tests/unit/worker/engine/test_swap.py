@@ -52,7 +52,7 @@ def test_a_part_of_the_base_at_strength_0_is_pristine_whatever_was_there_before(
 
 
 def test_words_are_known_from_the_first_step_on_though_their_adapter_counts_only_later(swap: Swap) -> None:
-    word = Word(token="mine", vectors={"text_encoder": torch.ones(1, 4)})
+    word = Word(token="mine", vectors={"clip_l": torch.ones(1, 4)})
     each = wanted(schedule=((0.0, 0.0), (0.5, 1.0)))
     each = replace(each, adapter=replace(each.adapter, words=(word,)))
     swap.activate([each])

@@ -15,7 +15,7 @@ def an_adapter() -> CanonicalAdapter:
     alone = torch.ones(2, 3, dtype=torch.float16)
     first = Delta(matrix=Product(up=buffer[8:16].view(4, 2), down=buffer[16:26].view(2, 5)), scale=0.5)
     second = Delta(matrix=Product(up=buffer[26:32].view(3, 2).T, down=alone), scale=2.0)
-    word = Word(token="w", vectors={"text_encoder": buffer[:4].view(1, 4)})
+    word = Word(token="w", vectors={"clip_l": buffer[:4].view(1, 4)})
     changes = {"a": (first,), "b": (first, second)}
     return CanonicalAdapter(digest="d", nbytes=268, changes=changes, reach=1.0, words=(word,))
 
