@@ -1,6 +1,7 @@
 """From a weight file to the canonical adapter: every tensor accounted for, or a fault that says which."""
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-import torch
 from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter, Delta, Word
@@ -18,6 +18,7 @@ from worker.engine.conversion import Conversion
 from worker.engine.keys import sort_keys
 from worker.engine.kinds import bias_delta, bias_parts, weight_delta
 from worker.engine.layers import Layer, read_layers
+from worker.engine.peaks import peaks_of
 from worker.engine.scales import LoraConfig, read_configs
 from worker.engine.slab import compacted, nbytes_of
 from worker.engine.spelling import spell
@@ -65,7 +66,7 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
     with _hashed_beside(file.content) as digest:
         changes, unknown, words = meant(file.tensors)
         tensors = _named_tensors(changes, words)
-        peaks = _peaks(tensors)
+        peaks = _finite_peaks(tensors)
         reach, fixed_reach = _reach(changes, peaks)
     adapter = CanonicalAdapter(
         digest=digest.result(),
@@ -159,22 +160,17 @@ def _named_tensors(changes: Changes, words: Sequence[Word]) -> list[tuple[str, T
     return factors + [(word.token, vectors) for word in words for vectors in word.vectors.values()]
 
 
-def _peaks(tensors: Sequence[tuple[str, Tensor]]) -> Mapping[int, float]:
+def _finite_peaks(tensors: Sequence[tuple[str, Tensor]]) -> Mapping[int, float]:
     """Return the greatest magnitude in each tensor, by its `id`.
 
     Raises:
         AdapterFault: one holds NaN or infinity.
     """
-    if not tensors:
-        return {}
-    ranges = [torch.aminmax(tensor) for _, tensor in tensors]
-    lows = torch.stack([each.min for each in ranges]).double()
-    highs = torch.stack([each.max for each in ranges]).double()
-    peaks = torch.maximum(lows.abs(), highs.abs())
-    bad = torch.nonzero(~torch.isfinite(peaks)).flatten().tolist()
-    if bad:
-        raise AdapterFault(f"{tensors[bad[0]][0]}: a factor holds NaN or infinity")
-    return {id(tensor): peak for (_, tensor), peak in zip(tensors, peaks.tolist(), strict=True)}
+    peaks = peaks_of(tensor for _, tensor in tensors)
+    for name, tensor in tensors:
+        if not math.isfinite(peaks[id(tensor)]):
+            raise AdapterFault(f"{name}: a factor holds NaN or infinity")
+    return peaks
 
 
 def _reach(changes: Changes, peaks: Mapping[int, float]) -> tuple[float, float]:
