@@ -17,6 +17,9 @@ W = TypeVar("W")
 KOHYA = "lora_"
 """How all of Kohya's keys begin; a layer's name has underscores for dots."""
 
+LYCORIS = "lycoris_"
+"""How LyCORIS' keys begin where it wraps a model alone, as SimpleTuner has it do; dots are underscores, too."""
+
 UNET = "unet"
 
 _PEFT_ROOT = "base_model.model."
@@ -134,9 +137,13 @@ def _refuse(key: str) -> None:
 def _rooted(entries: Mapping[str, V], components: tuple[str, ...]) -> dict[str, V]:
     """Return the entries without PEFT's own root, and all of them with a component's name."""
     own_roots = tuple(f"{component}." for component in components)
+    dotted = {
+        own_roots[0] + key.removeprefix(LYCORIS) if key.startswith(LYCORIS) else key: value
+        for key, value in entries.items()
+    }
     root = _PEFT_ROOT if components[0] == UNET else tuple(_PEFT_ROOT + own for own in own_roots)
     bare = {
-        key.removeprefix(_PEFT_ROOT) if key.startswith(root) else key: value for key, value in entries.items()
+        key.removeprefix(_PEFT_ROOT) if key.startswith(root) else key: value for key, value in dotted.items()
     }
     # transformers' own authors name modules without a root, which is for the converter to know
     if components[0] == UNET and not any(

@@ -1,6 +1,6 @@
 """Kinds as Kohya's and LyCORIS' trainers write them, against an independent merge in float64."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -11,6 +11,7 @@ from tests import adapter_files as files
 from tests.adapter_kinds import Made, Maker, spelled
 from tests.integration.worker.engine.conftest import activation, open_engine
 from tests.integration.worker.engine.test_merged_weights import SGM_NAMES
+from tests.tiny_families import build
 from worker.engine.contract import AdapterFault, SwapReport
 from worker.engine.diffusers_engine import DiffusersEngine
 
@@ -53,9 +54,22 @@ ENCODERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def opened_flux(tmp_path_factory: pytest.TempPathFactory) -> DiffusersEngine:
+    folder = tmp_path_factory.mktemp("flux")
+    build("FluxPipeline").save_pretrained(folder)
+    return open_engine(folder)
+
+
+@pytest.fixture
+def flux(opened_flux: DiffusersEngine) -> Iterator[DiffusersEngine]:
+    yield opened_flux
+    opened_flux.verify()
+
+
 def layer_of(engine: DiffusersEngine, component: str, path: str) -> torch.nn.Module:
     root = engine._pipeline.components[component]
-    return root.get_submodule(path) if component == "unet" else _in_clip(root, path)
+    return _in_clip(root, path) if component.startswith("text_encoder") else root.get_submodule(path)
 
 
 def _in_clip(root: torch.nn.Module, path: str) -> torch.nn.Module:
@@ -140,6 +154,25 @@ def test_a_kind_under_diffusers_names(xl: DiffusersEngine, tmp_path: Path, kind:
     layers = made_for(xl, KINDS[kind], [("unet", path) for path in LINEAR + KERNELS])
     tensors = spelled({f"{component}.{path}": made for (component, path), made in layers.items()})
     check(xl, files.write(tmp_path / "a.safetensors", tensors), layers)
+
+
+@pytest.mark.parametrize("kind", ANYWHERE)
+def test_a_kind_under_lycoris_own_names(xl: DiffusersEngine, tmp_path: Path, kind: str) -> None:
+    layers = made_for(xl, KINDS[kind], [("unet", path) for path in LINEAR + KERNELS])
+    tensors = spelled({f"lycoris_{path.replace('.', '_')}": made for (_, path), made in layers.items()})
+    check(xl, files.write(tmp_path / "a.safetensors", tensors), layers)
+
+
+@pytest.mark.parametrize("kind", ANYWHERE)
+def test_a_kind_under_lycoris_own_names_for_flux(flux: DiffusersEngine, tmp_path: Path, kind: str) -> None:
+    paths = [
+        "transformer_blocks.0.attn.to_q",
+        "transformer_blocks.0.ff.net.2",
+        "single_transformer_blocks.0.proj_out",
+    ]
+    layers = made_for(flux, KINDS[kind], [("transformer", path) for path in paths])
+    tensors = spelled({f"lycoris_{path.replace('.', '_')}": made for (_, path), made in layers.items()})
+    check(flux, files.write(tmp_path / "a.safetensors", tensors), layers)
 
 
 NORMS = {
