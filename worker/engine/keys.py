@@ -18,7 +18,7 @@ KOHYA = "lora_"
 """How all of Kohya's keys begin; a layer's name has underscores for dots."""
 
 LYCORIS = "lycoris_"
-"""How LyCORIS' keys begin where it wraps a model alone, as SimpleTuner has it do; dots are underscores, too."""
+"""How LyCORIS' keys begin where it wraps a model by itself, as SimpleTuner has it do; underscores, too."""
 
 UNET = "unet"
 
