@@ -98,6 +98,7 @@ FAMILIES: Mapping[str, Family] = {
     for family in (
         Family(name="StableDiffusionPipeline", patch=1, any_scheduler=True),
         Family(name="StableDiffusionXLPipeline", patch=1, any_scheduler=True),
+        Family(name="KolorsPipeline", patch=1, any_scheduler=True),
         Family(name="LatentConsistencyModelPipeline", patch=1, strength_in_scheduler=True),
         Family(name="StableDiffusion3Pipeline"),
         Family(name="FluxPipeline"),

@@ -45,8 +45,9 @@ _WEIGHTS = ("diffusion_pytorch_model", "model")
 _HALF = "fp16"
 _MODELS = ("Model", "Autoencoder", "ForCausalLM", "ForConditionalGeneration")
 """What the class of a part with weights has in its name."""
-_SETTINGS = (".json", ".txt", ".jinja")
-"""How the files end that are no weights; jinja: a tokenizer's chat template, which runs in a sandbox."""
+_SETTINGS = (".json", ".txt", ".jinja", ".model")
+"""How the files end that are no weights; jinja: a tokenizer's chat template, which runs in a sandbox; model:
+sentencepiece's pieces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,6 @@ TOLERANCE = 2
 
 
 NOT_BUILT = {
-    "KolorsPipeline": "its tokenizer needs sentencepiece",
     "QwenImage21Pipeline": "its processor needs torchvision",
     "BriaFibo2Pipeline": "its processor needs torchvision",
     "Kandinsky5T2IPipeline": "its processor needs torchvision",
@@ -117,8 +116,8 @@ def all_linears(engine: DiffusersEngine) -> list[tuple[str, str]]:
 def random_layers(engine: DiffusersEngine) -> list[files.Layer]:
     """Of mixed ranks in the denoiser; diffusers loads none such into a text encoder that is not CLIP."""
     denoiser, *encoders = engine._targets.components
-    if engine.info.pipeline_class == "ChromaPipeline":
-        encoders = []  # diffusers' loader does not understand T5's names
+    if engine.info.pipeline_class in ("ChromaPipeline", "KolorsPipeline"):
+        encoders = []  # diffusers' loader does not understand T5's names, nor ChatGLM's
     targets = all_linears(engine)
     return [
         layer

@@ -16,7 +16,14 @@ INDEX = {
     "image_encoder": [None, None],
     "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
 }
-SMALL = ["model_index.json", "README.md", "tokenizer/vocab.json", "tokenizer/merges.txt", "unet/config.json"]
+SMALL = [
+    "model_index.json",
+    "README.md",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "tokenizer/spiece.model",
+    "unet/config.json",
+]
 FULL = ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]
 HALF = ["unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16.safetensors"]
 SHARDS = [
