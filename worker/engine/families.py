@@ -125,7 +125,7 @@ FAMILIES: Mapping[str, Family] = {
 """By class name."""
 
 _NOT_YET = {
-    "Kandinsky3Pipeline": "its pictures and its VAE have forms of their own, which are not described yet",
+    "Kandinsky3Pipeline": "it has a UNet into which diffusers' own LoRA loader cannot load",
     "Kandinsky5T2IPipeline": "it cannot be tried without torchvision, which its processor needs",
     "QwenImage21Pipeline": "it cannot be tried without torchvision, which its processor needs",
     "BriaFibo2Pipeline": "it cannot be tried without torchvision, which its processor needs",
