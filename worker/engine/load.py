@@ -108,7 +108,8 @@ def open_base(
     except ImportError as error:
         raise UnsupportedModel(f"{repo} needs a library that is not installed: {error}") from error
     for part, _ in quantisers_of(snapshot.folder, index):
-        compute_in(dtype, pipeline.components[part])
+        if part not in SKIPPED_PARTS:
+            compute_in(dtype, pipeline.components[part])
     pipeline.to(device)
     info = describe(repo, snapshot, pipeline)
     log.info("base is loaded", extra={"action": "base_loaded", "base": repo, "revision": info.revision})
