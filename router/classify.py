@@ -30,6 +30,7 @@ _OTHER_KINDS = {
     "textual-inversion": "a textual inversion (a learned word)",
     "ip-adapter": "an IP-Adapter",
     "embeddings": "a set of embeddings",
+    "gguf": "a model in GGUF files",
 }
 _LORA_TAGS = ("lora", "template:sd-lora", "template:diffusion-lora")
 _IMAGE_TAGS = frozenset({"diffusers", "text-to-image", "image-to-image", "stable-diffusion", "flux"})

@@ -24,25 +24,30 @@ def tiny_xl(seed: int = 0) -> StableDiffusionXLPipeline:
         text_encoder_2=CLIPTextModelWithProjection(encoder).eval(),
         tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(),
-        unet=UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(32, 64),
-            layers_per_block=2,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2),
-            attention_head_dim=(2, 4),
-            use_linear_projection=True,
-            cross_attention_dim=64,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=6 * 8 + 32,
-            norm_num_groups=8,
-        ).eval(),
+        unet=xl_unet(),
         scheduler=_scheduler(),
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     )
+
+
+def xl_unet(**more: object) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        cross_attention_dim=64,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 32,
+        norm_num_groups=8,
+        **more,
+    ).eval()
 
 
 def tiny_sd(seed: int = 0) -> StableDiffusionPipeline:

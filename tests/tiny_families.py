@@ -13,6 +13,7 @@ from torch import nn
 
 from tests.tiny_bases import tiny_sd, tiny_xl
 from tests.tiny_flux import bria_fibo, chroma, flux, flux2, flux2_klein
+from tests.tiny_kolors import kolors
 from tests.tiny_transformers import (
     aura_flow,
     cogview4,
@@ -41,6 +42,7 @@ def lcm() -> DiffusionPipeline:
 BUILDERS: Mapping[str, Callable[[], DiffusionPipeline]] = {
     "StableDiffusionPipeline": tiny_sd,
     "StableDiffusionXLPipeline": tiny_xl,
+    "KolorsPipeline": kolors,
     "StableDiffusion3Pipeline": sd3,
     "FluxPipeline": flux,
     "ChromaPipeline": chroma,

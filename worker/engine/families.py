@@ -98,6 +98,7 @@ FAMILIES: Mapping[str, Family] = {
     for family in (
         Family(name="StableDiffusionPipeline", patch=1, any_scheduler=True),
         Family(name="StableDiffusionXLPipeline", patch=1, any_scheduler=True),
+        Family(name="KolorsPipeline", patch=1, any_scheduler=True),
         Family(name="LatentConsistencyModelPipeline", patch=1, strength_in_scheduler=True),
         Family(name="StableDiffusion3Pipeline"),
         Family(name="FluxPipeline"),
@@ -124,7 +125,7 @@ FAMILIES: Mapping[str, Family] = {
 """By class name."""
 
 _NOT_YET = {
-    "Kandinsky3Pipeline": "its pictures and its VAE have forms of their own, which are not described yet",
+    "Kandinsky3Pipeline": "it has a UNet into which diffusers' own LoRA loader cannot load",
     "Kandinsky5T2IPipeline": "it cannot be tried without torchvision, which its processor needs",
     "QwenImage21Pipeline": "it cannot be tried without torchvision, which its processor needs",
     "BriaFibo2Pipeline": "it cannot be tried without torchvision, which its processor needs",

@@ -19,6 +19,7 @@ from worker.engine.compilation import compile_denoiser
 from worker.engine.contract import BaseInfo
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.families import FAMILIES, Family, denoiser_of
+from worker.engine.quantisers import check_quantisers, compute_in, quantisers_of
 from worker.engine.snapshot import CARD, INDEX, SKIPPED_PARTS, OnStage, Snapshot, family_of, fetch_base
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ def load_base(
     """
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    # its 8-bit layers warn each time that they compute in another format than the base's: in every step
+    logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)
     where = _device(device)
     number = _dtype(dtype, where)
     on_stage("asking the Hub")
@@ -84,10 +87,12 @@ def open_base(
     """Load a base from the files of a commit.
 
     Raises:
-        UnsupportedModel: not a text-to-image pipeline that Warmbase serves.
+        UnsupportedModel: not a text-to-image pipeline that Warmbase serves, or stored in a way that cannot
+            be read here.
     """
     index = json.loads((snapshot.folder / INDEX).read_bytes())
     kind = family_of(repo, index).pipeline
+    check_quantisers(repo, snapshot.folder, index, device)
     expected = inspect.signature(kind.__init__).parameters
     options: dict[str, Any] = {part: None for part in SKIPPED_PARTS if part in expected}
     options |= {name: False for name in ("requires_safety_checker", "add_watermarker") if name in expected}
@@ -102,6 +107,9 @@ def open_base(
         )
     except ImportError as error:
         raise UnsupportedModel(f"{repo} needs a library that is not installed: {error}") from error
+    for part, _ in quantisers_of(snapshot.folder, index):
+        if part not in SKIPPED_PARTS:
+            compute_in(dtype, pipeline.components[part])
     pipeline.to(device)
     info = describe(repo, snapshot, pipeline)
     log.info("base is loaded", extra={"action": "base_loaded", "base": repo, "revision": info.revision})

@@ -45,8 +45,9 @@ _WEIGHTS = ("diffusion_pytorch_model", "model")
 _HALF = "fp16"
 _MODELS = ("Model", "Autoencoder", "ForCausalLM", "ForConditionalGeneration")
 """What the class of a part with weights has in its name."""
-_SETTINGS = (".json", ".txt", ".jinja")
-"""How the files end that are no weights; jinja: a tokenizer's chat template, which runs in a sandbox."""
+_SETTINGS = (".json", ".txt", ".jinja", ".model")
+"""How the files end that are no weights; jinja: a tokenizer's chat template, which runs in a sandbox; model:
+sentencepiece's pieces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +83,14 @@ def fetch_base(
         info = HfApi(endpoint=hub, token=token).model_info(repo, revision=revision)
         files = [each.rfilename for each in info.siblings or ()]
         if INDEX not in files:
-            raise UnsupportedModel(f"{repo} is no diffusers pipeline: it has no {INDEX}")
+            alone = ", GGUF files alone are no base" if any(file.endswith(".gguf") for file in files) else ""
+            raise UnsupportedModel(f"{repo} is no diffusers pipeline: it has no {INDEX}{alone}")
         index = hf_hub_download(
             repo, INDEX, revision=info.sha, endpoint=hub, token=token, cache_dir=cache_dir
         )
         parts = json.loads(Path(index).read_bytes())
         family_of(repo, parts)
-        variant = choose_variant(files, half=half)
+        variant = choose_variant(parts, files, half=half)
         folder = snapshot_download(
             repo,
             revision=info.sha,
@@ -121,40 +123,58 @@ def family_of(repo: RepoId, index: Mapping[str, Any]) -> Family:
         raise UnsupportedModel(f"{repo} is a {error}") from error
 
 
-def choose_variant(files: Iterable[str], *, half: bool) -> str | None:
-    """Return the variant of the weights to load: the half-precision one when wanted or when alone."""
-    weights = [PurePosixPath(file) for file in files if _is_weight(PurePosixPath(file))]
-    halves = {file.parent for file in weights if _variant_of(file) == _HALF}
-    full = {file.parent for file in weights if _variant_of(file) is None}
-    if halves and (halves > full or (half and halves == full)):
-        return _HALF
-    return None
+def choose_variant(index: Mapping[str, Any], files: Iterable[str], *, half: bool) -> str | None:
+    """Return the variant to load where a part has it: half precision, if wanted or if a part has no other."""
+    variants = _variants(_parts(index), files)
+    halves = {part for part, found in variants.items() if _HALF in found}
+    alone = {part for part in halves if None not in variants[part]}
+    return _HALF if alone or (half and halves) else None
 
 
 def needed_files(index: Mapping[str, Any], files: Iterable[str], variant: str | None) -> tuple[str, ...]:
     """Return the files that the pipeline of `index` (model_index.json) is loaded from; no code, no pickles.
 
+    Of a part without the variant its plain weights are taken, as diffusers does: quantised ones have none.
+
     Raises:
         UnsupportedModel: a part has weights, but none in safetensors.
     """
-    parts = {name for name, kind in index.items() if _is_part(kind)} - SKIPPED_PARTS
+    files = tuple(files)
+    parts = _parts(index)
+    variants = _variants(parts, files)
     needed = []
     weightless = {name for name in parts if any(word in index[name][1] for word in _MODELS)}
     for text in files:
         file = PurePosixPath(text)
+        part = file.parent.as_posix()
         if text in (INDEX, CARD):
             needed.append(text)
-        elif file.parent.as_posix() in parts:
+        elif part in parts:
             if file.suffix in _SETTINGS:
                 needed.append(text)
-            elif _is_weight(file) and _variant_of(file) == variant:
+            elif _is_weight(file) and _variant_of(file) == (variant if variant in variants[part] else None):
                 needed.append(text)
-                weightless.discard(file.parent.as_posix())
+                weightless.discard(part)
     if weightless:
         raise UnsupportedModel(
-            f"its {', '.join(sorted(weightless))} has no safetensors weights, and pickled ones are not read"
+            f"its {', '.join(sorted(weightless))} has no safetensors weights; neither pickled ones nor GGUF "
+            "files are read"
         )
     return tuple(needed)
+
+
+def _parts(index: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(name for name, kind in index.items() if _is_part(kind)) - SKIPPED_PARTS
+
+
+def _variants(parts: Iterable[str], files: Iterable[str]) -> Mapping[str, set[str | None]]:
+    """Return the variants of each part's weights; None stands for the plain ones."""
+    found: dict[str, set[str | None]] = {part: set() for part in parts}
+    for file in map(PurePosixPath, files):
+        part = file.parent.as_posix()
+        if part in found and _is_weight(file):
+            found[part].add(_variant_of(file))
+    return found
 
 
 def _is_part(kind: object) -> bool:

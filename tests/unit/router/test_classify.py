@@ -159,6 +159,16 @@ UNSUPPORTED = {
         "textual inversion",
     ),
     "IP-Adapter": (document("h94/IP-Adapter", ("models/x.safetensors",), tags=["ip-adapter"]), "IP-Adapter"),
+    "GGUF files of a base": (
+        document(
+            "city96/FLUX.1-dev-gguf",
+            ("flux1-dev-Q4_K_S.gguf", "README.md"),
+            library_name="gguf",
+            pipeline_tag="text-to-image",
+            tags=["gguf", "text-to-image", "base_model:quantized:black-forest-labs/FLUX.1-dev"],
+        ),
+        "a model in GGUF files",
+    ),
     "a VAE": (
         document(
             "stabilityai/sd-vae-ft-mse",

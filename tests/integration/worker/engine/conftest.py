@@ -26,8 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"))
 
 
-def open_engine(folder: Path, dtype: torch.dtype = torch.float32) -> DiffusersEngine:
-    snapshot = Snapshot(folder=folder, revision=COMMIT, variant=None)
+def open_engine(
+    folder: Path, dtype: torch.dtype = torch.float32, variant: str | None = None
+) -> DiffusersEngine:
+    snapshot = Snapshot(folder=folder, revision=COMMIT, variant=variant)
     return open_base(RepoId("tests/tiny"), snapshot, device=torch.device("cpu"), dtype=dtype)
 
 

@@ -85,8 +85,10 @@ def test_a_picture_and_an_adapter_give_the_picture_that_diffusers_gives(name: st
     path = an_adapter(engine, tmp_path)
     engine.activate([activation(engine.ingest(path))])
     adapted = pixels(engine, strength=0.6, steps=steps)
-    plain.load_lora_weights(path.parent, weight_name=path.name)
-    plain.fuse_lora(components=[part for part in plain._lora_loadable_modules if hasattr(plain, part)])
+    # the loader of this class asks for a second text encoder, which Kolors does not have
+    loader = diffusers.KolorsPipeline(**plain.components) if name == "KolorsPipeline" else plain
+    loader.load_lora_weights(path.parent, weight_name=path.name)
+    loader.fuse_lora(components=[part for part in loader._lora_loadable_modules if hasattr(loader, part)])
     assert np.abs(adapted - reference_pixels(plain, **options)).max() <= TOLERANCE
     assert np.abs(adapted - bare).max() > 2 * TOLERANCE, "an adapter that changes nothing proves nothing"
 

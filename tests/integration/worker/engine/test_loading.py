@@ -34,7 +34,7 @@ REASONS = {
     "PixArtSigmaPipeline": "no LoRA loader",
     "HunyuanDiTPipeline": "no LoRA loader",
     "PRXPipeline": "loads nothing",
-    "KolorsPipeline": "library",
+    "OnnxStableDiffusionPipeline": "library",
     "StrangersPipeline": "no such pipeline",
     "AutoencoderKL": "no such pipeline",
 }

@@ -1,16 +1,19 @@
 """Bases whose weights cannot be rewritten: adapters run beside their layers, under the same contract."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import bitsandbytes
 import diffusers
+import gguf
 import numpy as np
 import pytest
 import torch
+from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 from torch import Tensor, nn
+from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 from shared.jobs import GenerationParams
 from shared.refs import RepoId
@@ -22,7 +25,11 @@ from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.load import describe, open_base
 from worker.engine.snapshot import Snapshot
 
-pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
+    # PEFT says of torchao's layers that it could not merge into them, which is not asked of it
+    pytest.mark.filterwarnings("ignore:TorchaoLoraLinear was instantiated without:UserWarning"),
+]
 
 TOLERANCE = 1
 """Of 255."""
@@ -47,17 +54,17 @@ def int8(part: nn.Module) -> None:
 
 
 def bitsandbytes_nf4(part: nn.Module) -> None:
-    library = pytest.importorskip("bitsandbytes")
-
     def layer(plain: nn.Linear) -> nn.Module:
-        quantised = library.nn.Linear4bit(
+        quantised = bitsandbytes.nn.Linear4bit(
             plain.in_features,
             plain.out_features,
             bias=plain.bias is not None,
             compute_dtype=torch.float32,
             quant_type="nf4",
         )
-        quantised.weight = library.nn.Params4bit(plain.weight.data, requires_grad=False, quant_type="nf4")
+        quantised.weight = bitsandbytes.nn.Params4bit(
+            plain.weight.data, requires_grad=False, quant_type="nf4"
+        )
         quantised.bias = plain.bias
         return quantised.to("cpu")
 
@@ -65,13 +72,11 @@ def bitsandbytes_nf4(part: nn.Module) -> None:
 
 
 def bitsandbytes_int8(part: nn.Module) -> None:
-    library = pytest.importorskip("bitsandbytes")
-
     def layer(plain: nn.Linear) -> nn.Module:
-        quantised = library.nn.Linear8bitLt(
+        quantised = bitsandbytes.nn.Linear8bitLt(
             plain.in_features, plain.out_features, bias=plain.bias is not None, has_fp16_weights=False
         )
-        quantised.weight = library.nn.Int8Params(
+        quantised.weight = bitsandbytes.nn.Int8Params(
             plain.weight.data, requires_grad=False, has_fp16_weights=False
         )
         quantised.bias = plain.bias
@@ -81,22 +86,18 @@ def bitsandbytes_int8(part: nn.Module) -> None:
 
 
 def torchao_int8(part: nn.Module) -> None:
-    pytest.importorskip("torchao")
-    library = importlib.import_module("torchao.quantization")
-    library.quantize_(part, library.Int8WeightOnlyConfig())
+    quantize_(part, Int8WeightOnlyConfig())
 
 
 def gguf_q8(part: nn.Module) -> None:
-    gguf = pytest.importorskip("gguf")
-    library = importlib.import_module("diffusers.quantizers.gguf.utils")
     kind = gguf.GGMLQuantizationType.Q8_0
 
     def layer(plain: nn.Linear) -> nn.Module:
-        quantised = library.GGUFLinear(
+        quantised = GGUFLinear(
             plain.in_features, plain.out_features, plain.bias is not None, compute_dtype=torch.float32
         )
         content = torch.from_numpy(gguf.quants.quantize(plain.weight.detach().numpy(), kind))
-        quantised.weight = library.GGUFParameter(content, quant_type=kind)
+        quantised.weight = GGUFParameter(content, quant_type=kind)
         quantised.bias = plain.bias
         return quantised
 
@@ -112,7 +113,7 @@ def replace_linears(part: nn.Module, layer: Callable[[nn.Linear], nn.Module]) ->
 
 
 QUANTISERS = (int8, bitsandbytes_nf4, bitsandbytes_int8, torchao_int8, gguf_q8)
-"""The first always runs; the others where their library is installed, which Warmbase does not ask for."""
+"""The first of no library, as others may come to make them."""
 
 
 def quantised(quantise: Callable[[nn.Module], None]) -> diffusers.FluxPipeline:

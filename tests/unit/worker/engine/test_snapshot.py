@@ -16,7 +16,14 @@ INDEX = {
     "image_encoder": [None, None],
     "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
 }
-SMALL = ["model_index.json", "README.md", "tokenizer/vocab.json", "tokenizer/merges.txt", "unet/config.json"]
+SMALL = [
+    "model_index.json",
+    "README.md",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "tokenizer/spiece.model",
+    "unet/config.json",
+]
 FULL = ["unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"]
 HALF = ["unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16.safetensors"]
 SHARDS = [
@@ -54,13 +61,21 @@ def test_the_half_precision_variant_and_its_shards() -> None:
         (FULL + HALF, False, None),
         (FULL + SHARDS, True, "fp16"),
         (HALF, False, "fp16"),
-        (FULL + HALF[:1], True, None),
+        (FULL + HALF[:1], True, "fp16"),
+        (FULL + HALF[:1], False, None),
+        (FULL[:1] + HALF[1:], False, "fp16"),
+        ([*FULL, "vae_1_0/diffusion_pytorch_model.fp16.safetensors"], True, None),
     ],
 )
 def test_the_variant(files: list[str], half: bool, variant: str | None) -> None:
-    assert choose_variant(files, half=half) == variant
+    assert choose_variant(INDEX, files, half=half) == variant
 
 
-def test_a_part_without_safetensors_is_refused() -> None:
-    with pytest.raises(UnsupportedModel, match="text_encoder"):
-        needed_files(INDEX, [*SMALL, FULL[0], "text_encoder/pytorch_model.bin"], None)
+def test_a_part_without_the_variant_comes_as_it_is() -> None:
+    assert set(needed_files(INDEX, SMALL + FULL + HALF[1:], "fp16")) == {*SMALL, FULL[0], HALF[1]}
+
+
+@pytest.mark.parametrize("other", ["pytorch_model.bin", "model-Q4_K_S.gguf"])
+def test_a_part_without_safetensors_is_refused(other: str) -> None:
+    with pytest.raises(UnsupportedModel, match=r"text_encoder has no safetensors weights; .*GGUF"):
+        needed_files(INDEX, [*SMALL, FULL[0], f"text_encoder/{other}"], None)
