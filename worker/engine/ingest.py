@@ -122,9 +122,9 @@ def _changes(
                 unknown.append(layer.label)
             else:
                 delta = weight_delta(layer, targets.weights[name].shape, config)
-                if name in targets.kept and not delta.low_rank:
+                if name in targets.kept and delta.magnitude is not None:
                     raise AdapterFault(
-                        f"{layer.label}: its weight is quantised, and only plain LoRAs are applied beside it"
+                        f"{layer.label}: its weight is quantised, and a DoRA needs it as it was before"
                     )
                 changes[name].append(delta)
     return changes, unknown

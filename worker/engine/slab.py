@@ -58,7 +58,7 @@ def compacted(adapter: CanonicalAdapter) -> CanonicalAdapter:
         copy = slab[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         copies[place] = copy.copy_(tensor)
         start += _padded(tensor.nbytes)
-    there = _rebuilt((adapter.changes, adapter.words), lambda tensor: copies[_place(tensor)])
+    there = exchanged((adapter.changes, adapter.words), lambda tensor: copies[_place(tensor)])
     return replace(adapter, nbytes=needed, changes=there[0], words=there[1])
 
 
@@ -76,7 +76,7 @@ def moved(adapter: CanonicalAdapter, move: Exchange) -> CanonicalAdapter:
         view.set_(buffer.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
         return view
 
-    changes, words = _rebuilt((adapter.changes, adapter.words), same_view)
+    changes, words = exchanged((adapter.changes, adapter.words), same_view)
     return replace(adapter, changes=changes, words=words)
 
 
@@ -88,8 +88,8 @@ def _padded(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _rebuilt(value: T, exchange: Exchange) -> T:
-    """Return `value` with all tensors in it exchanged. Knows no kind of change by name."""
+def exchanged(value: T, exchange: Exchange) -> T:
+    """Return any shape of data with all tensors in it exchanged. Knows no kind of change by name."""
 
     def of(value: Any) -> Any:  # noqa: ANN401 - any shape of data, as it comes
         if isinstance(value, Tensor):

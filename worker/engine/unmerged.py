@@ -2,15 +2,20 @@
 
 A quantised weight holds no numbers that a change could be added to: 4 bits in blocks, integers with a
 scale, a tensor of a library's own class. There `y = W x` becomes `y + sum(scale * up (down x))`, at the
-price of two small products per layer and step. Nothing is quantised again; the weight stays as it is.
+price of two small products per layer and step; kinds beside LoRA cost as much as the layer itself. Nothing is
+quantised again; the weight stays as it is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
+from worker.engine.matrices import Matrix, Product
+from worker.engine.slab import exchanged
 from worker.engine.targets import Targets
 from worker.engine.weights import BaseWeights, Change
 
@@ -49,32 +54,56 @@ class AdaptableWeights:
         return self._merged.are_pristine(name for name in names if name in self._merged.names)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Beside:
+    """What is active beside a layer: the products of all adapters as one, and matrices of other kinds.
+
+    Attributes:
+        down: `[rank, in]`, the ranks of several adapters added up.
+        up: `[out, rank]`, with the scales folded in.
+        others: each with its scale; multiplied out when the layer runs, as they would take the memory that
+            the base was quantised to save.
+    """
+
+    down: Tensor
+    up: Tensor
+    others: tuple[tuple[Matrix, float], ...]
+
+    def fits(self, output: Tensor) -> bool:
+        """Whether it is where the layer computes, in its number format."""
+        return (self.down.device, self.down.dtype) == (output.device, output.dtype)
+
+    def like(self, output: Tensor) -> "_Beside":
+        """Return it so that it fits."""
+        return replace(self, down=self.down.to(output), up=self.up.to(output))
+
+    def of(self, inputs: Tensor) -> Tensor:
+        """Return what it adds to the layer's output."""
+        added = linear(linear(inputs, self.down), self.up)
+        for matrix, scale in self.others:
+            added = added + linear(inputs, (matrix.dense(inputs.device) * scale).to(inputs))
+        return added
+
+
 class UnmergedLayers:
-    """Linear layers that keep their weight, each with the factors that are active beside it."""
+    """Linear layers that keep their weight, each with what is active beside it."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.names = frozenset(layers)
         self._layers = layers
-        self._active: dict[str, tuple[Tensor, Tensor]] = {}
+        self._active: dict[str, _Beside] = {}
         for name, layer in layers.items():
             layer.register_forward_hook(self._beside(name))
 
     def write(self, changes: Mapping[str, Sequence[Change]]) -> None:
-        """Put factors beside the layers named, in place of those that were there.
+        """Put changes beside the layers named, in place of those that were there. None has a magnitude.
 
-        The factors of several adapters become those of one: `[rank, in]` and `[out, rank]`, with the ranks
-        added up and the scales folded in. Nothing stands beside a layer without changes.
+        Nothing stands beside a layer without changes.
         """
         self.restore(name for name, parts in changes.items() if not parts)
         for name, parts in changes.items():
-            if not parts:
-                continue
-            products = [(each.low_rank, each.scale * strength) for each, strength in parts]
-            # where the layer is: of several adapters, some may be there already, others in the host's memory
-            device = cast("Tensor", self._layers[name].weight).device
-            downs = [factors.down.to(device).float() for factors, _ in products if factors]
-            ups = [factors.up.to(device).float() * scale for factors, scale in products if factors]
-            self._active[name] = torch.cat(downs), torch.cat(ups, dim=1)
+            if parts:
+                self._active[name] = _merged(parts, cast("Tensor", self._layers[name].weight).device)
 
     def restore(self, names: Iterable[str] | None = None) -> None:
         """Take away what is beside the layers named; beside all when None."""
@@ -83,13 +112,28 @@ class UnmergedLayers:
 
     def _beside(self, name: str) -> Any:  # noqa: ANN401 - a hook in PyTorch's own shape
         def add(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            factors = self._active.get(name)
-            if factors is None:
+            beside = self._active.get(name)
+            if beside is None:
                 return None
-            if (factors[0].device, factors[0].dtype) != (output.device, output.dtype):
+            if not beside.fits(output):
                 # a quantised weight does not say what it computes in: the first output does
-                factors = self._active[name] = factors[0].to(output), factors[1].to(output)
-            down, up = factors
-            return output + nn.functional.linear(nn.functional.linear(inputs[0].to(output), down), up)
+                beside = self._active[name] = beside.like(output)
+            return output + beside.of(inputs[0].to(output))
 
         return add
+
+
+def _merged(parts: Sequence[Change], device: torch.device) -> _Beside:
+    """Return what changes one layer, on its device: some of it may be there, some in the host's memory."""
+    there = [
+        (exchanged(delta.matrix, lambda tensor: tensor.to(device)), delta.scale * strength)
+        for delta, strength in parts
+    ]
+    products = [(matrix, scale) for matrix, scale in there if isinstance(matrix, Product)]
+    rows, columns = there[0][0].shape
+    none = torch.empty(0, columns, device=device), torch.empty(rows, 0, device=device)
+    return _Beside(
+        down=torch.cat([none[0], *(matrix.down.float() for matrix, _ in products)]),
+        up=torch.cat([none[1], *(matrix.up.float() * scale for matrix, scale in products)], dim=1),
+        others=tuple((matrix, scale) for matrix, scale in there if not isinstance(matrix, Product)),
+    )

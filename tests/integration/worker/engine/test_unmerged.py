@@ -18,9 +18,10 @@ from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from shared.jobs import GenerationParams
 from shared.refs import RepoId
 from tests import adapter_files as files
+from tests.adapter_kinds import Made, Maker, spelled
 from tests.integration.worker.engine.conftest import COMMIT, activation, params
 from tests.tiny_families import build
-from worker.engine.contract import SwapReport
+from worker.engine.contract import AdapterFault, SwapReport
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.load import describe, open_base
 from worker.engine.snapshot import Snapshot
@@ -200,6 +201,72 @@ def test_several_adapters_add_up_and_leave_without_a_trace(engine: DiffusersEngi
     assert (both != alone).any()
     engine.verify()
     assert (pixels(engine) == bare).all()
+
+
+def int8_engine() -> DiffusersEngine:
+    pipeline = quantised(int8)
+    snapshot = Snapshot(folder=Path(), revision=COMMIT, variant=None)
+    return DiffusersEngine(pipeline, describe(RepoId("tests/tiny"), snapshot, pipeline))
+
+
+def engine_of_the_same_numbers() -> DiffusersEngine:
+    """The base with what the integers amount to, as weights that can be rewritten."""
+    pipeline = build("FluxPipeline")
+    pipeline.set_progress_bar_config(disable=True)
+    for name, layer in quantised(int8).transformer.named_modules():
+        if isinstance(layer, Int8Linear):
+            plain = pipeline.transformer.get_submodule(name)
+            plain.weight.data = layer.weight.float() * layer.scales
+    snapshot = Snapshot(folder=Path(), revision=COMMIT, variant=None)
+    return DiffusersEngine(pipeline, describe(RepoId("tests/tiny"), snapshot, pipeline))
+
+
+BESIDE = {
+    "LoHa": Maker.loha,
+    "LoKr": Maker.lokr,
+    "LoKr, both in factors": Maker.lokr_in_factors,
+    "LoKr, both whole": Maker.lokr_whole,
+    "full": Maker.full,
+}
+
+
+def a_file_of(kind: Callable[[Maker, Any], Made], path: Path, seed: int = 3) -> Path:
+    """That kind and a LoRA, in turn, for every layer of the blocks."""
+    plain, maker = build("FluxPipeline"), Maker(seed=seed)
+    targets = [
+        module for _, module in files.linears(plain, "transformer") if module.startswith("transformer_blocks")
+    ]
+    made = {}
+    for number, module in enumerate(targets):
+        layer = (kind, Maker.lora)[number % 2](maker, plain.transformer.get_submodule(module).weight.shape)
+        made[f"transformer.{module}"] = Made(parts={k: v for k, v in layer.parts.items() if k != "diff_b"})
+    return files.write(path, spelled(made))
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_other_kinds_beside_a_layer_give_the_picture_of_those_that_are_merged(
+    tmp_path: Path, kind: str
+) -> None:
+    path = a_file_of(BESIDE[kind], tmp_path / "adapter.safetensors")
+    beside, merged = int8_engine(), engine_of_the_same_numbers()
+    bare = pixels(beside)
+    assert np.abs(bare - pixels(merged)).max() <= TOLERANCE
+    for engine in (beside, merged):
+        engine.activate([activation(engine.ingest(path), 0.8)])
+    ours = pixels(beside)
+    assert np.abs(ours - bare).max() > 10 * TOLERANCE
+    assert np.abs(ours - pixels(merged)).max() <= TOLERANCE
+    beside.activate([])
+    assert (pixels(beside) == bare).all()
+
+
+def test_a_dora_is_refused_where_its_weight_is_quantised(tmp_path: Path) -> None:
+    def dora(maker: Maker, shape: Any) -> Made:
+        return maker.decomposed(maker.lora(shape), shape, per_output=True)
+
+    path = a_file_of(dora, tmp_path / "adapter.safetensors")
+    with pytest.raises(AdapterFault, match="quantised, and a DoRA needs it"):
+        int8_engine().ingest(path)
 
 
 def test_a_base_of_plain_weights_is_merged_into(tmp_path: Path) -> None:
