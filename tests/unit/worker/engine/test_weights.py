@@ -42,9 +42,9 @@ def test_a_weight_written_alone_takes_factors_from_the_device_and_from_the_host(
 def test_layers_that_keep_their_weight_take_factors_from_the_device_and_from_the_host() -> None:
     layers = UnmergedLayers({"a": nn.Linear(4, 4, device=META)})
     layers.write({"a": [(a_delta(META), 1.0), (a_delta(CPU, rank=3), 0.5)]})
-    down, up = layers._active["a"]
-    assert (down.device, up.device) == (META, META)
-    assert (down.shape, up.shape) == ((5, 4), (4, 5))
+    beside = layers._active["a"]
+    assert (beside.down.device, beside.up.device) == (META, META)
+    assert (beside.down.shape, beside.up.shape) == ((5, 4), (4, 5))
 
 
 def test_a_failure_while_pristine_values_are_kept_leaves_nothing_half_kept() -> None:
