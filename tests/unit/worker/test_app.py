@@ -1,9 +1,11 @@
 """How the worker's parts are put together, where that alone decides what a job waits for."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
+from unittest import mock
 
 import pytest
 
@@ -12,7 +14,7 @@ from shared.refs import RepoId, Revision
 from tests.builders import BASE
 from tests.null_engine import NullAdapter, NullEngine
 from worker.adapter_store import WeightFile
-from worker.app import INGEST_THREADS, WorkerApp
+from worker.app import INGEST_THREADS, PINNED_EXACTLY, WorkerApp, load_engine
 
 FILE = WeightFile(RepoId("someone/a"), Revision("0" * 40), "a.safetensors")
 
@@ -67,3 +69,27 @@ async def test_a_job_whose_adapters_are_in_ram_waits_for_no_other_file_to_be_rea
 @pytest.mark.parametrize(("device", "has_tier"), [("cuda:0", True), ("cpu", False), ("mps:0", False)])
 def test_only_cuda_has_a_tier_of_its_own(app: WorkerApp[NullAdapter], device: str, has_tier: bool) -> None:
     assert (app._gpu(NullEngine(BASE, device=device)) is not None) == has_tier
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, {"PYTORCH_ALLOC_CONF": PINNED_EXACTLY}),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, {"PYTORCH_ALLOC_CONF": "backend:native"}),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}),
+    ],
+)
+def test_page_locked_memory_has_the_size_asked_for_unless_the_operator_says_otherwise(
+    app: WorkerApp[NullAdapter], given: dict[str, str], wanted: dict[str, str]
+) -> None:
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+    def set_ones(*_: object, **__: object) -> dict[str, str]:
+        return {name: os.environ[name] for name in names if name in os.environ}
+
+    environ = {name: value for name, value in os.environ.items() if name not in names} | given
+    with (
+        mock.patch.dict(os.environ, environ, clear=True),
+        mock.patch("worker.engine.load.load_base", set_ones),
+    ):
+        assert load_engine(app._config, lambda _stage: None) == wanted
