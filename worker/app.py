@@ -63,8 +63,8 @@ ADAPTERS_FOLDER = "warmbase-adapters"
 SERVER_PAUSE = 1.0
 """Seconds between attempts to reach Redis at the start."""
 PINNED_EXACTLY = "pinned_max_cached_size_mb:1"
-"""For PyTorch's allocator: page-locked memory of above a megabyte has the size that was asked for, and goes back
-to the system. Else it is rounded up to a power of two and kept, and a tier takes up to twice its budget."""
+"""For PyTorch's allocator: page-locked memory of above a megabyte has the size that was asked for, and goes
+back to the system. Else it is rounded up to a power of two and kept: a tier took up to twice its budget."""
 WARM_UP = GenerationParams(prompt="warm-up", steps=2, seed=0)
 
 logger = logging.getLogger(__name__)
@@ -331,8 +331,9 @@ def _sweep(disk: DiskTier) -> None:
 
 def load_engine(config: WorkerConfig, on_stage: Callable[[str], None]) -> Engine[Any]:
     """Load the configured base with diffusers. The only way from here to torch."""
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", PINNED_EXACTLY)
+    given = os.environ  # noqa: TID251 - PyTorch's own settings, which it reads when it is first imported
+    if "PYTORCH_CUDA_ALLOC_CONF" not in given:  # its older name
+        given.setdefault("PYTORCH_ALLOC_CONF", PINNED_EXACTLY)
     from worker.engine.load import load_base  # noqa: PLC0415 - tests and `--help` need no torch
 
     engine: Engine[Any] = load_base(
