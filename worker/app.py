@@ -65,6 +65,9 @@ SERVER_PAUSE = 1.0
 PINNED_EXACTLY = "pinned_max_cached_size_mb:1"
 """For PyTorch's allocator: page-locked memory of above a megabyte has the size that was asked for, and goes
 back to the system. Else it is rounded up to a power of two and kept: a tier took up to twice its budget."""
+QUANTISERS = ("bitsandbytes", "torchao")
+"""Libraries that are imported wherever they are installed. They warn of what a machine lacks that no base may
+need, and in every step of numbers in another format than they were stored in."""
 WARM_UP = GenerationParams(prompt="warm-up", steps=2, seed=0)
 
 logger = logging.getLogger(__name__)
@@ -334,6 +337,8 @@ def load_engine(config: WorkerConfig, on_stage: Callable[[str], None]) -> Engine
     given = os.environ  # noqa: TID251 - PyTorch's own settings, which it reads when it is first imported
     if "PYTORCH_CUDA_ALLOC_CONF" not in given:  # its older name
         given.setdefault("PYTORCH_ALLOC_CONF", PINNED_EXACTLY)
+    for library in QUANTISERS:
+        logging.getLogger(library).setLevel(logging.ERROR)
     from worker.engine.load import load_base  # noqa: PLC0415 - tests and `--help` need no torch
 
     engine: Engine[Any] = load_base(

@@ -58,8 +58,6 @@ def load_base(
     """
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    # its 8-bit layers warn each time that they compute in another format than the base's: in every step
-    logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)
     where = _device(device)
     number = _dtype(dtype, where)
     on_stage("asking the Hub")
