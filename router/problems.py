@@ -39,6 +39,7 @@ RETRY_AFTER: Mapping[ErrorCode, float] = MappingProxyType(
 )
 """Seconds, where the error itself does not know better."""
 
+UNWANTED = "nobody waited for the job any more when its turn came; send the request again"
 INTERNAL = "something went wrong here; the request id finds it in our log"
 
 
@@ -95,7 +96,7 @@ def problem_of_end(record: JobRecord) -> Problem | None:
     A worker's fault is told in general words: its own are for the log.
     """
     if record.status is JobStatus.CANCELLED:
-        code, message = ErrorCode.JOB_CANCELLED, "the job was cancelled"
+        code, message = ErrorCode.JOB_CANCELLED, UNWANTED if record.unwanted else "the job was cancelled"
     elif record.error is not None:
         code, message = record.error.code, record.error.message
         if code is ErrorCode.WORKER_FAULT:

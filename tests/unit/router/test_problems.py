@@ -112,6 +112,17 @@ def test_a_job_that_ended_badly_says_how(changes, status):
     assert caught.value.problem.status == status
 
 
+def test_a_job_that_nobody_waited_for_is_told_from_one_that_was_cancelled():
+    cancelled, unwanted = (
+        problem_of_end(a_record(status=JobStatus.CANCELLED, unwanted=unwanted)) for unwanted in (False, True)
+    )
+    assert cancelled is not None
+    assert unwanted is not None
+    assert (cancelled.message, cancelled.code) == ("the job was cancelled", ErrorCode.JOB_CANCELLED)
+    assert unwanted.code is ErrorCode.JOB_CANCELLED
+    assert "send the request again" in unwanted.message
+
+
 def test_a_worker_s_own_words_about_its_fault_stay_in_the_log():
     record = a_record(status=JobStatus.FAILED, error=an_error(message="CUDA error at 0x7f"))
     problem = problem_of_end(record)
