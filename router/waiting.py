@@ -74,7 +74,9 @@ class JobWaiter:
         self._hinted: set[JobId] = set()
         self._look = asyncio.Event()
         self._next_sweep = 0.0
-        self._last_contact = clock()
+        # Counted from a failure, not from the last success: that is long ago for a router that stood still,
+        # and a call which this cut short is no outage of Redis.
+        self._silent_since: float | None = None
         self._loops: tuple[asyncio.Task[None], ...] = ()
         # Beside cancelling: until Python 3.12, asyncio.wait_for inside redis-py may swallow a cancel.
         self._closing = False
@@ -117,7 +119,7 @@ class JobWaiter:
                 followed = await self._queues.admit(
                     job, workers, idempotency, router="" if idempotency else self._router
                 )
-                self._last_contact = self._clock()
+                self._silent_since = None
                 self._follow(waiting, followed)
                 return await waiting.ended
         except TimeoutError as error:
@@ -204,11 +206,13 @@ class JobWaiter:
     async def _read_base(self, tag: str, jobs: list[JobId]) -> None:
         try:
             records = await self._queues.of_tag(tag).records(jobs)
-            self._last_contact = self._clock()
+            self._silent_since = None
             for job, record in zip(jobs, records, strict=True):
                 await self._settle(job, record)
         except QueueUnavailable as error:
-            if self._clock() - self._last_contact > self._patience:
+            if self._silent_since is None:
+                self._silent_since = self._clock()
+            if self._clock() - self._silent_since > self._patience:
                 self._give_up(jobs, error)
 
     async def _settle(self, job: JobId, record: JobRecord | None) -> None:
