@@ -26,6 +26,7 @@ STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
         ErrorCode.JOB_CANCELLED: HTTPStatus.CONFLICT,
         ErrorCode.JOB_EXPIRED: HTTPStatus.GATEWAY_TIMEOUT,
         ErrorCode.RESULT_GONE: HTTPStatus.GONE,
+        ErrorCode.NO_ROOM: HTTPStatus.SERVICE_UNAVAILABLE,
         ErrorCode.WORKER_FAULT: HTTPStatus.INTERNAL_SERVER_ERROR,
     }
 )
@@ -35,6 +36,7 @@ RETRY_AFTER: Mapping[ErrorCode, float] = MappingProxyType(
         ErrorCode.NO_POOL_FOR_BASE: 30.0,
         ErrorCode.HUB_UNAVAILABLE: 5.0,
         ErrorCode.QUEUE_UNAVAILABLE: 2.0,
+        ErrorCode.NO_ROOM: 10.0,
     }
 )
 """Seconds, where the error itself does not know better."""

@@ -36,6 +36,7 @@ EXPECTED = {
     "job_cancelled": 409,
     "job_expired": 504,
     "result_gone": 410,
+    "no_room": 503,
     "worker_fault": 500,
 }
 OF_THEIR_OWN = {
