@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from deploy.plan import UpOptions, choose_bases
 from shared.errors import InvalidRequest
+from shared.redis_address import parse_address
 
 _PROCESSES = {
     "router": "the stateless edge (settings: WARMBASE_* variables)",
@@ -80,10 +81,16 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
 
 
 def _up_options(parsed: argparse.Namespace, environ: Mapping[str, str]) -> UpOptions:
+    redis_url = parsed.redis or environ.get("REDIS_URL") or None
+    if redis_url:
+        try:
+            parse_address(redis_url)
+        except ValueError as error:
+            raise ValueError(f"the address of Redis: {error}") from error
     return UpOptions(
         demo=parsed.demo,
         bases=choose_bases(parsed.demo, parsed.base),
-        redis_url=parsed.redis or environ.get("REDIS_URL") or None,
+        redis_url=redis_url,
         host=parsed.host,
         port=parsed.port,
         device=parsed.device,

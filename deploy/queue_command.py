@@ -36,7 +36,6 @@ from shared.queue.terms import Mode, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import RepoId, base_tag
 
-_UNUSABLE = "the address of Redis cannot be used: look at its port and its options"
 _MODES = {"pause": Mode.PAUSED, "resume": Mode.OPEN, "drain": Mode.DRAINING}
 _WHAT_IT_DOES = {
     Mode.PAUSED: "is paused: jobs are taken and wait, none is handed out; those that run go on",
@@ -68,16 +67,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 async def _run(asked: argparse.Namespace, url: str) -> int:
     try:
-        redis = command_client(url)
-    except (ValueError, TypeError):  # their messages may quote a part of the password
-        _remark(_UNUSABLE)
-        return 2
-    try:
-        async with redis:
+        async with command_client(url) as redis:
             return await _COMMANDS[asked.command](redis, asked)
-    except TypeError:  # an option that the client's connections do not know, found as they are made
-        _remark(_UNUSABLE)
-        return 2
     except (QueueUnavailable, RedisError) as error:
         _remark(why_unavailable(error, url))
         return 1

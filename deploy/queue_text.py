@@ -119,7 +119,8 @@ def _wrapped(text: str, room: int | None) -> str:
 def _record_fields(known: KnownJob) -> list[tuple[str, str]]:
     record = known.record
     status = record.status.value
-    fields = [("Status", f"{status}, given up" if known.given_up else status)]
+    why = ", given up" if known.given_up else ", as nobody waited for it" if record.unwanted else ""
+    fields = [("Status", status + why)]
     if record.enqueued_at:  # else another version wrote the record
         fields.append(("Enqueued", _moment(record.enqueued_at, known.now)))
     if record.started_at:

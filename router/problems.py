@@ -26,6 +26,7 @@ STATUS: Mapping[ErrorCode, HTTPStatus] = MappingProxyType(
         ErrorCode.JOB_CANCELLED: HTTPStatus.CONFLICT,
         ErrorCode.JOB_EXPIRED: HTTPStatus.GATEWAY_TIMEOUT,
         ErrorCode.RESULT_GONE: HTTPStatus.GONE,
+        ErrorCode.NO_ROOM: HTTPStatus.SERVICE_UNAVAILABLE,
         ErrorCode.WORKER_FAULT: HTTPStatus.INTERNAL_SERVER_ERROR,
     }
 )
@@ -35,10 +36,12 @@ RETRY_AFTER: Mapping[ErrorCode, float] = MappingProxyType(
         ErrorCode.NO_POOL_FOR_BASE: 30.0,
         ErrorCode.HUB_UNAVAILABLE: 5.0,
         ErrorCode.QUEUE_UNAVAILABLE: 2.0,
+        ErrorCode.NO_ROOM: 10.0,
     }
 )
 """Seconds, where the error itself does not know better."""
 
+UNWANTED = "nobody waited for the job any more when its turn came; send the request again"
 INTERNAL = "something went wrong here; the request id finds it in our log"
 
 
@@ -95,7 +98,7 @@ def problem_of_end(record: JobRecord) -> Problem | None:
     A worker's fault is told in general words: its own are for the log.
     """
     if record.status is JobStatus.CANCELLED:
-        code, message = ErrorCode.JOB_CANCELLED, "the job was cancelled"
+        code, message = ErrorCode.JOB_CANCELLED, UNWANTED if record.unwanted else "the job was cancelled"
     elif record.error is not None:
         code, message = record.error.code, record.error.message
         if code is ErrorCode.WORKER_FAULT:

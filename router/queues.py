@@ -7,13 +7,14 @@ from functools import lru_cache
 
 from redis.asyncio import Redis
 
-from router.body import SourcePicture
+from router.body import INPUTS, SourcePicture
 from router.metrics import Metrics
 from shared.errors import (
     AdapterRejected,
     InvalidRequest,
     JobNotFound,
     NoPoolForBase,
+    NoRoom,
     QueueFull,
     WarmbaseError,
     WorkerFault,
@@ -22,11 +23,12 @@ from shared.jobs import Job, JobId, JobRecord, JobResult, job_base_tag
 from shared.queue.queue import JobQueue
 from shared.queue.terms import Admission, Enqueued, IdempotencyKey, QueueSettings
 from shared.refs import RepoId, base_tag
-from shared.results.store import ResultStore
+from shared.results.store import ImageTooLarge, ResultStore
 
 QUEUES_KEPT = 256
 SOURCE_MARGIN = 30.0
 """Seconds between the picture's way to the store and the job's to the queue, at most."""
+NO_ROOM = "there is no room for the picture now, even without the older ones; try again in a moment"
 SHORTEST_RETRY, LONGEST_RETRY = 1.0, 300.0
 
 REFUSALS = (AdapterRejected, InvalidRequest, NoPoolForBase, QueueFull)
@@ -75,10 +77,17 @@ class Queues:
         """Keep the picture that a job starts from, for as long as the job may wait.
 
         Raises:
-            WorkerFault: there is no room for it.
+            NoRoom: there is none for it now.
+            InvalidRequest: it is larger than all that is kept may be.
+            WorkerFault: the disk fails.
             QueueUnavailable: Redis does not answer.
         """
-        await self._results.put_source(job.base, source.digest, source.data, job.timeout + SOURCE_MARGIN)
+        try:
+            await self._results.put_source(job.base, source.digest, source.data, job.timeout + SOURCE_MARGIN)
+        except ImageTooLarge as error:
+            raise InvalidRequest(INPUTS, f"an image has at most {error.most_bytes} bytes here") from error
+        except NoRoom as error:
+            raise NoRoom(NO_ROOM) from error
 
     async def record(self, job: JobId) -> JobRecord:
         """Return what Redis knows of a job.

@@ -124,6 +124,7 @@ class Submissions:
 
         Raises:
             QueueFull: as many jobs wait as may wait.
+            NoRoom: the picture that the job starts from finds none.
             QueueUnavailable: Redis does not answer.
         """
         job = submission.job
@@ -142,6 +143,7 @@ class Submissions:
 
         Raises:
             QueueFull: as many jobs wait as may wait.
+            NoRoom: the picture that the job starts from finds none.
             QueueUnavailable: Redis does not answer, or has not for longer than a wait survives.
             JobExpired: the job's time is over.
         """

@@ -3,7 +3,8 @@
 The job's record is the truth. A message on the queue's channel only hints that it is worth a look, so a
 lost message costs one sweep: about once a second, and after every reconnect, the records of all waiting
 jobs are read. The router is the write-ahead log of what it waits for: a job that Redis has forgotten is
-enqueued again under its id. A job whose client has left is cancelled, unless the client gave it an
+enqueued again under its id, and so is one that the queue cancelled because this router stood still for so
+long that it seemed to be gone. A job whose client has left is cancelled, unless the client gave it an
 idempotency key: then it may come back for it. With each sweep the router says that it is there, because
 jobs that only it waits for are not started once it is gone.
 """
@@ -21,7 +22,7 @@ from typing import Self
 
 from redis.asyncio import Redis
 
-from router.queues import REFUSALS, Queues
+from router.queues import REFUSALS, Queues, refusal
 from shared.errors import JobExpired, QueueUnavailable
 from shared.jobs import Job, JobId, JobRecord, job_base_tag
 from shared.queue.keys import DONE_PATTERN
@@ -73,7 +74,9 @@ class JobWaiter:
         self._hinted: set[JobId] = set()
         self._look = asyncio.Event()
         self._next_sweep = 0.0
-        self._last_contact = clock()
+        # Counted from a failure, not from the last success: that is long ago for a router that stood still,
+        # and a call which this cut short is no outage of Redis.
+        self._silent_since: float | None = None
         self._loops: tuple[asyncio.Task[None], ...] = ()
         # Beside cancelling: until Python 3.12, asyncio.wait_for inside redis-py may swallow a cancel.
         self._closing = False
@@ -116,7 +119,7 @@ class JobWaiter:
                 followed = await self._queues.admit(
                     job, workers, idempotency, router="" if idempotency else self._router
                 )
-                self._last_contact = self._clock()
+                self._silent_since = None
                 self._follow(waiting, followed)
                 return await waiting.ended
         except TimeoutError as error:
@@ -203,29 +206,36 @@ class JobWaiter:
     async def _read_base(self, tag: str, jobs: list[JobId]) -> None:
         try:
             records = await self._queues.of_tag(tag).records(jobs)
-            self._last_contact = self._clock()
+            self._silent_since = None
             for job, record in zip(jobs, records, strict=True):
                 await self._settle(job, record)
         except QueueUnavailable as error:
-            if self._clock() - self._last_contact > self._patience:
+            if self._silent_since is None:
+                self._silent_since = self._clock()
+            if self._clock() - self._silent_since > self._patience:
                 self._give_up(jobs, error)
 
     async def _settle(self, job: JobId, record: JobRecord | None) -> None:
         for waiting in self._still_waiting(job):
-            if record is not None:
-                if record.status.is_end:
-                    waiting.ended.set_result(record)
-            elif waiting.admitted:
-                logger.warning("job forgotten by Redis", extra={"action": "enqueue_again", "job": job})
-                await self._enqueue_again(waiting)
+            if record is None or record.unwanted:
+                if waiting.admitted:
+                    text = "job cancelled as unwanted" if record else "job forgotten by Redis"
+                    logger.warning(text, extra={"action": "enqueue_again", "job": job})
+                    await self._enqueue_again(waiting)
+            elif record.status.is_end:
+                waiting.ended.set_result(record)
 
     async def _enqueue_again(self, waiting: _Waiting) -> None:
         key = waiting.idempotency
         admission = await self._queues.of_job(waiting.job.id).enqueue(
             waiting.job, key, "" if key else self._router
         )
-        if admission.outcome in {Enqueued.ADDED, Enqueued.KNOWN} and not waiting.ended.done():
+        if waiting.ended.done():
+            return
+        if admission.outcome in {Enqueued.ADDED, Enqueued.KNOWN}:
             self._follow(waiting, admission.job)
+        elif admission.outcome not in {Enqueued.FULL, Enqueued.TENANT_FULL}:  # they have room in a while
+            waiting.ended.set_exception(refusal(admission, waiting.job, workers=1))
 
     def _still_waiting(self, job: JobId) -> list[_Waiting]:
         return [waiting for waiting in self._waiting.get(job, ()) if not waiting.ended.done()]

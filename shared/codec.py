@@ -26,6 +26,7 @@ RECORD_FIELDS = (
     "total",
     "result",
     "error",
+    "unwanted",
 )
 """The fields of a job's hash that `decode_record` reads, in its order."""
 
@@ -87,7 +88,9 @@ def decode_record(job: JobId, values: Sequence[bytes | None]) -> JobRecord | Non
     Raises:
         CodecError: the scripts of this version did not write it.
     """
-    status, attempts, crashes, enqueued_at, started_at, finished_at, step, total, result, error = values
+    status, attempts, crashes, enqueued_at, started_at, finished_at, step, total, result, error, unwanted = (
+        values
+    )
     if status is None:
         return None
     try:
@@ -102,6 +105,7 @@ def decode_record(job: JobId, values: Sequence[bytes | None]) -> JobRecord | Non
             progress=(int(step), int(total)) if step and total else None,
             result=decode_result(result) if result else None,
             error=decode_error(error) if error else None,
+            unwanted=unwanted is not None,
         )
     except ValueError as problem:
         raise CodecError(f"not a record: {problem}") from problem

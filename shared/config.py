@@ -193,7 +193,8 @@ def _results_url(environ: Mapping[str, str]) -> str | None:
     try:
         parse_address(url)
     except ValueError as error:
-        raise ConfigError(f"WARMBASE_RESULTS_URL: {error}; or with file:///") from error
+        also = "" if url.startswith(("redis", "unix")) else "; or with file:///"
+        raise ConfigError(f"WARMBASE_RESULTS_URL: {error}{also}") from error
     return url
 
 

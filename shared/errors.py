@@ -15,6 +15,7 @@ WarmbaseError
 ├── JobCancelled          the caller cancelled the job
 ├── JobExpired            the deadline passed before an answer was there
 ├── ResultGone            the image's bytes have expired; run the job again
+├── NoRoom                the result store is full; try again
 └── WorkerFault           the job failed through no fault of the request
 
 A code is stable: it crosses Redis in a job's record and HTTP in `X-Error-Code`. Which HTTP status it
@@ -42,6 +43,7 @@ class ErrorCode(StrEnum):
     JOB_CANCELLED = "job_cancelled"
     JOB_EXPIRED = "job_expired"
     RESULT_GONE = "result_gone"
+    NO_ROOM = "no_room"
     WORKER_FAULT = "worker_fault"
 
 
@@ -157,6 +159,13 @@ class ResultGone(WarmbaseError):
     """The job succeeded, but its image has expired from the result store."""
 
     code = ErrorCode.RESULT_GONE
+    retryable = True
+
+
+class NoRoom(WarmbaseError):
+    """The result store has no room for an image or a picture, even without the older ones."""
+
+    code = ErrorCode.NO_ROOM
     retryable = True
 
 

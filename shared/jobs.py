@@ -32,7 +32,7 @@ class JobStatus(StrEnum):
 
     @property
     def is_end(self) -> bool:
-        """Whether the job will never change again."""
+        """Whether nothing more happens to the job by itself."""
         return not NEXT_STATUS[self]
 
 
@@ -48,7 +48,11 @@ NEXT_STATUS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
         JobStatus.CANCELLED: frozenset(),
     }
 )
-"""The legal changes of state; the Lua scripts make no other."""
+"""The legal changes of state; the Lua scripts make no other.
+
+But for two ends that may be taken back: of a job that was given up, by the operator; of one that was
+cancelled as unwanted, by the router that wants it after all.
+"""
 
 
 class Priority(StrEnum):
@@ -210,6 +214,8 @@ class JobRecord:
         crashes: how many of these ended with the worker's death.
         enqueued_at: seconds since the epoch, by the server's clock, as are the other times.
         progress: denoising steps done and to do.
+        unwanted: whether nobody cancelled it: the router that alone waited for it seemed to be gone. One that
+            was not enqueues the job again.
     """
 
     id: JobId
@@ -222,6 +228,7 @@ class JobRecord:
     progress: tuple[int, int] | None = None
     result: JobResult | None = None
     error: JobError | None = None
+    unwanted: bool = False
 
     @property
     def queue_wait(self) -> float:

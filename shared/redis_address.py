@@ -7,12 +7,15 @@ The spelling is that of redis-py where it has one, else the one that redis-senti
     redis+sentinel://[user:password@]host[:port][,host...]/service[/db]  rediss+sentinel:// with TLS
     redis+cluster://[user:password@]host[:port][,host...]                rediss+cluster:// with TLS
 
-Options of redis-py follow a question mark; `sentinel_username` and `sentinel_password` are for Sentinels.
+Options follow a question mark, by their names in redis-py: those of `options_of`. Of the others some would
+take back what the queue relies on, such as that no command is sent twice, and all would only fail once
+something connects.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 SINGLE = ("redis://", "rediss://", "unix://")
 SENTINEL_PORT = 26379
@@ -26,6 +29,39 @@ _MANY = re.compile(
 _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^\[\]:]+))(?::(?P<port>\d{1,5}))?")
 
 Host = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What an option's value may be, as a pattern and in words."""
+
+    pattern: str
+    words: str
+
+
+_TEXT = _Kind(r"(?s:.*)", "text")
+_YES_OR_NO = _Kind(r"(?i:true|false|yes|no|1|0)", "true or false")
+
+_OF_ALL = {
+    "username": _TEXT,
+    "password": _TEXT,
+    "client_name": _Kind(r"[!-~]+", "text without spaces"),
+    "protocol": _Kind(r"[23]", "2 or 3"),
+}
+_OF_SOCKETS = {"socket_keepalive": _YES_OR_NO}
+_OF_ONE_SERVER = {"db": _Kind(r"\d{1,9}", "a whole number")}
+_OF_TLS = {
+    "ssl_ca_certs": _TEXT,
+    "ssl_ca_data": _TEXT,
+    "ssl_certfile": _TEXT,
+    "ssl_keyfile": _TEXT,
+    "ssl_ciphers": _TEXT,
+    "ssl_cert_reqs": _Kind(r"none|optional|required", "none, optional or required"),
+    "ssl_check_hostname": _YES_OR_NO,
+    "ssl_min_version": _Kind(r"77[12]", "771, which is TLS 1.2, or 772"),
+}
+_OF_TLS_BUT_CLUSTERS = {"ssl_ca_path": _TEXT, "ssl_password": _TEXT}
+_OF_SENTINELS = {f"{OF_SENTINEL}username": _TEXT, f"{OF_SENTINEL}password": _TEXT}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +104,7 @@ def parse_address(text: str) -> Address:
         ValueError: it cannot be used. The message holds nothing of it, because it may hold a password.
     """
     if text.startswith(SINGLE):
-        return OneServer(url=text)
+        return _one_server(text)
     match = _MANY.fullmatch(text)
     if not match:
         raise ValueError(
@@ -76,7 +112,7 @@ def parse_address(text: str) -> Address:
             "(these two also as rediss+), and name a host"
         )
     path = [unquote(part) for part in (match["path"] or "").split("/") if part]
-    options = parse_qsl(match["query"] or "")
+    options = _options(f"{match['scheme']}+{match['kind']}", match["query"] or "")
     if match["kind"] == "cluster":
         if path not in ([], ["0"]):
             raise ValueError("a cluster has one database only, 0: leave out what follows the hosts")
@@ -91,6 +127,47 @@ def parse_address(text: str) -> Address:
             (name.removeprefix(OF_SENTINEL), value) for name, value in options if name.startswith(OF_SENTINEL)
         ),
     )
+
+
+def options_of(scheme: str) -> Mapping[str, _Kind]:
+    """Return the options that an address of this scheme may have."""
+    kind = scheme.partition("+")[2]
+    options = dict(_OF_ALL)
+    options |= {} if scheme == "unix" else _OF_SOCKETS
+    options |= {} if kind else _OF_ONE_SERVER
+    if scheme.startswith("rediss"):
+        options |= _OF_TLS
+        options |= {} if kind == "cluster" else _OF_TLS_BUT_CLUSTERS
+    return options | (_OF_SENTINELS if kind == "sentinel" else {})
+
+
+def _one_server(url: str) -> OneServer:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read for its check
+    except ValueError as error:
+        raise ValueError(
+            "the host or its port cannot be read; a password with / ? # [ ] @ : % in it is percent-encoded"
+        ) from error
+    _options(parts.scheme, parts.query)
+    return OneServer(url=url)
+
+
+def _options(scheme: str, query: str) -> list[tuple[str, str]]:
+    known = options_of(scheme)
+    with_tls = options_of(re.sub(r"^redis\b", "rediss", scheme))
+    options = parse_qsl(query, keep_blank_values=True)
+    for name, value in options:
+        # A question mark in a password that is not encoded makes an option of the rest.
+        may_be_said = re.fullmatch(r"[a-z_]{1,40}", name) and "@" not in query
+        option = f"the option {name}" if may_be_said else "an option"
+        if name in with_tls.keys() - known.keys():
+            raise ValueError(f"{option} is for TLS: begin with rediss, or leave it out")
+        if name not in known:
+            raise ValueError(f"{option} is not known: leave it out; there are {', '.join(sorted(known))}")
+        if not re.fullmatch(known[name].pattern, value):
+            raise ValueError(f"{option} has to be {known[name].words}")
+    return [(name, value) for name, value in options if value]
 
 
 def _hosts(text: str, port: int) -> tuple[Host, ...]:

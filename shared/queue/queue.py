@@ -93,6 +93,9 @@ class JobQueue:
         So is the job of an idempotency key that is known: the answer names it. A refusal leaves nothing
         behind.
 
+        But a job that was cancelled only because its router seemed to be gone (`JobRecord.unwanted`) waits
+        again, in its old place and until its old deadline; if that has passed, it fails as expired.
+
         Args:
             job: what to run.
             idempotency: the client's promise, if it gave one.
@@ -131,7 +134,7 @@ class JobQueue:
         """Take up to `count` of the next jobs.
 
         A job whose timeout has passed is failed as expired, one whose adapters are in quarantine as rejected,
-        and one whose router is gone is cancelled; none of them is handed out.
+        and one whose router is gone is cancelled as unwanted; none of them is handed out.
 
         Args:
             worker: who asks.
@@ -234,6 +237,8 @@ class JobQueue:
 
     async def cancel(self, job: JobId) -> JobRecord | None:
         """Cancel: a waiting job at once, a running one through its worker; an ended one stays.
+
+        One that was cancelled as unwanted cannot be enqueued again after that.
 
         Returns the record after the call, None if the job is unknown.
         """

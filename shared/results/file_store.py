@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import ResultGone, WorkerFault
+from shared.errors import NoRoom, ResultGone, WorkerFault
 from shared.queue.terms import Lease
 from shared.refs import RepoId
 from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, is_name, source_name
@@ -78,8 +78,9 @@ class FileResults:
                 self._make_room(name, self._most_bytes - len(data))
                 self._write_or_make_room(name, data, since)
         except OSError as error:
-            text = NO_ROOM if error.errno in NO_SPACE else "the image cannot be written"
-            raise WorkerFault(text) from error
+            if error.errno in NO_SPACE:
+                raise NoRoom(NO_ROOM) from error
+            raise WorkerFault("the image cannot be written") from error
 
     def _get(self, name: str) -> bytes:
         try:

@@ -13,7 +13,7 @@ from redis.exceptions import (
     RedisClusterException,
 )
 
-from shared.errors import ResultGone, WorkerFault
+from shared.errors import NoRoom, ResultGone
 from shared.jobs import JobId, job_base_tag
 from shared.queue.keys import ALL_BASES, BaseKeys
 from shared.queue.terms import Lease
@@ -61,7 +61,7 @@ class RedisResults:
                 except OutOfMemoryError as error:
                     # Twice as much each time: what the server counts is more than the images' bytes.
                     if not await self._free.run(self._index(keys), wanted, self._ttl):
-                        raise WorkerFault(NO_ROOM) from error
+                        raise NoRoom(NO_ROOM) from error
                     wanted *= 2
                 else:
                     return

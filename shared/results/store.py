@@ -28,7 +28,8 @@ class ResultStore(Protocol):
 
         Raises:
             ImageTooLarge: it alone is larger than all images together may be.
-            WorkerFault: there is no room, and none can be made now.
+            NoRoom: there is none, and none can be made now.
+            WorkerFault: the disk fails.
             QueueUnavailable: the server does not answer.
         """
 
@@ -57,6 +58,7 @@ class ImageTooLarge(WorkerFault):
     retryable = False
 
     def __init__(self, size: int, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
         super().__init__(
             f"the image has {size} bytes, but all images together may have {most_bytes}:"
             " raise WARMBASE_RESULTS_BYTES"

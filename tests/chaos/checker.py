@@ -159,7 +159,10 @@ class _Story:
         self.pids, self.calm_since = event["pids"], event["t"]
 
     def _queue(self, event: Event) -> None:
-        self.jobs[event["job"]].append(event)
+        before = self.jobs[event["job"]]
+        if before and before[-1].get("unwanted") and event["status"] in {"queued", "failed"}:
+            before.pop()  # its router only stood still: it has no end, or another one
+        before.append(event)
 
     def _drawn(self, event: Event) -> None:
         self.draws[event["prompt"], event["seed"]] += 1

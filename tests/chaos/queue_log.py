@@ -19,8 +19,9 @@ PIECE = 1 << 20
 def read_queue_log(folder: Path) -> Iterator[Event]:
     """Return what happened to jobs, in order.
 
-    `added` brings what is asked for, `running` worker and fence, an end its result or error. `queued` is
-    the return of a job that was taken back or released, and has no time.
+    `added` brings what is asked for, `running` worker and fence, an end its result or error, and whether the
+    job was `unwanted`. `queued` is the return of a job that was taken back or released, or was unwanted, and
+    has no time.
     """
     for file in sorted((folder / "appendonlydir").glob("*.incr.aof")):
         for command in _commands(file):
@@ -42,7 +43,7 @@ def _commands(file: Path) -> Iterator[Sequence[bytes]]:
 def _event(job: str, fields: Mapping[bytes, bytes]) -> Event:
     status = fields[b"status"].decode()
     event: Event = {"event": "queue", "job": job, "status": status, "t": None}
-    if b"job" in fields:
+    if fields.keys() >= {b"job", b"enqueued_at"}:
         params = json.loads(fields[b"job"])["params"]
         event |= {"status": "added", "t": _time(fields, b"enqueued_at")}
         event |= {"prompt": params["prompt"], "seed": params["seed"]}
@@ -51,6 +52,7 @@ def _event(job: str, fields: Mapping[bytes, bytes]) -> Event:
         event |= {"worker": fields[b"worker"].decode()}
     elif status != "queued":
         event |= {"t": _time(fields, b"finished_at"), "blob": None, "error": None}
+        event |= {"unwanted": b"unwanted" in fields}
         if result := fields.get(b"result"):
             event["blob"] = json.loads(result)["blob"]
         if error := fields.get(b"error"):

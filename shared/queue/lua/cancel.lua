@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Cancel a job: a waiting one ends now, the worker of a running one is told, an ended one stays.
+-- Cancel a job: a waiting one ends now, the worker of a running one is told, an ended one stays. One that only
+-- seemed unwanted is so from now on.
 --
 -- ARGV  1 job id  2 record ttl
 
@@ -12,5 +13,7 @@ if status == 'queued' then
 elseif status == 'running' then
   redis.call('HSET', JOB .. id, 'cancelled', 1)
   redis.call('PUBLISH', CONTROL, id)
+elseif status == 'cancelled' then
+  redis.call('HDEL', JOB .. id, 'unwanted')
 end
 return nil

@@ -101,7 +101,7 @@ local function is_in_quarantine(id)
   return tonumber(redis.call('GET', CRASHES .. affinity) or 0) >= most_crashes
 end
 
--- Whether the router that alone waits for the job is gone.
+-- Whether the router that alone waits for the job is gone, or stands still and looks like it.
 local function is_unwanted(id)
   local router = redis.call('HGET', JOB .. id, 'router')
   return router and tonumber(redis.call('ZSCORE', ROUTERS, router) or 0) <= now
@@ -134,7 +134,7 @@ local function claim(ended)
       leave(chosen.id)
       ended = ended + 1
     elseif is_unwanted(chosen.id) then
-      finish(chosen.id, ttl, 'cancelled')
+      finish(chosen.id, ttl, 'cancelled', 'unwanted', 1)
       ended = ended + 1
     elseif is_in_quarantine(chosen.id) then
       finish(chosen.id, ttl, 'failed', 'error', quarantined)

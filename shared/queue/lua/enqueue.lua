@@ -1,5 +1,6 @@
 #!lua
--- Add a job, unless it is known already or may not be added.
+-- Add a job, unless it is known already or may not be added. One that was cancelled only because its router
+-- seemed to be gone is wanted after all: it waits again, in its old place, until its old deadline.
 --
 -- ARGV  1 job id  2 the encoded job  3 the caller's sealed token, or ''  4 its timeout
 --       5 priority, from 0  6 tenant  7 its weight  8 work: steps x pixels, 0 when that is left open
@@ -21,8 +22,15 @@ local function answer(what, known)
   return {what, known or id, tostring(meta('backlog') / 1000000)}
 end
 
-if redis.call('EXISTS', JOB .. id) == 1 then return answer('known') end
-if key ~= '' then
+local now = server_time()
+local status, unwanted, deadline = unpack(redis.call('HMGET', JOB .. id, 'status', 'unwanted', 'deadline'))
+if status and not unwanted then return answer('known') end
+if unwanted and tonumber(deadline) <= now then
+  redis.call('HDEL', JOB .. id, 'unwanted')
+  finish(id, ttl, 'failed', 'error', expired)
+  return answer('known')
+end
+if key ~= '' and not unwanted then
   local known = redis.call('GET', IDEMPOTENCY .. key)
   local earlier, digest = string.match(known or '', '^(%S+) (%S+)$')
   if earlier and redis.call('EXISTS', JOB .. earlier) == 1 then
@@ -34,29 +42,40 @@ if tonumber(redis.call('GET', CRASHES .. affinity) or 0) >= most_crashes then
   return {'quarantined', id, tostring(redis.call('TTL', CRASHES .. affinity))}
 end
 
-local now = server_time()
 end_overdue(now, bound, ttl, expired)
 if redis.call('ZCARD', DEADLINES) >= most then return answer('full') end
 if tonumber(redis.call('HGET', TENANTS, tenant) or 0) >= most_of_tenant then return answer('tenant_full') end
 
--- Its share is counted in work, which is known at once and never revised: what tenants are promised does not
--- depend on what was measured when. How long that takes is an estimate: from the measured pace, or what the
--- average job takes, or a second before anything is known.
-local load = work > 0 and work / UNIT or average_load()
-local pace, mean = meta('pace'), meta('mean')
-local seconds = work > 0 and pace > 0 and work * pace or (mean > 0 and mean or 1)
-local cost = math.max(1, math.ceil(seconds * 1000000))
+local function begin()
+  -- Its share is counted in work, which is known at once and never revised: what tenants are promised does
+  -- not depend on what was measured when. How long that takes is an estimate: from the measured pace, or what
+  -- the average job takes, or a second before anything is known.
+  local load = work > 0 and work / UNIT or average_load()
+  local pace, mean = meta('pace'), meta('mean')
+  local seconds = work > 0 and pace > 0 and work * pace or (mean > 0 and mean or 1)
+  local cost = math.max(1, math.ceil(seconds * 1000000))
 
-redis.call('HSET', JOB .. id,
-  'status', 'queued', 'job', job, 'tenant', tenant, 'priority', priority, 'weight', weight,
-  'affinity', affinity, 'cost', digits(cost), 'load', load, 'place', next_place(priority, tenant, load, weight),
-  'enqueued_at', now, 'timeout', timeout, 'deadline', now + timeout, 'attempts', 0, 'crashes', 0)
+  redis.call('HSET', JOB .. id,
+    'status', 'queued', 'job', job, 'tenant', tenant, 'priority', priority, 'weight', weight,
+    'affinity', affinity, 'cost', digits(cost), 'load', load,
+    'place', next_place(priority, tenant, load, weight),
+    'enqueued_at', now, 'timeout', timeout, 'deadline', now + timeout, 'attempts', 0, 'crashes', 0)
+  if key ~= '' then redis.call('SET', IDEMPOTENCY .. key, id .. ' ' .. request, 'EX', remember) end
+end
+
+-- Its tenant's tag counts it since it first came; a new place would charge it twice.
+local function begin_again()
+  redis.call('HDEL', JOB .. id, 'unwanted', 'finished_at', 'router')
+  redis.call('HSET', JOB .. id, 'status', 'queued', 'job', job)
+  redis.call('PERSIST', JOB .. id)
+end
+
+if unwanted then begin_again() else begin() end
 if token ~= '' then redis.call('HSET', JOB .. id, 'token', token) end
 if router ~= '' then
   redis.call('HSET', JOB .. id, 'router', router)
   attend(router, attended)
 end
-if key ~= '' then redis.call('SET', IDEMPOTENCY .. key, id .. ' ' .. request, 'EX', remember) end
 count_in(id)
 join_ready(id)
 mark_work()

@@ -234,7 +234,15 @@ def test_so_is_one_that_refuses_the_password(redis_server, password):
     assert "hunter2" not in remark
 
 
-@pytest.mark.parametrize("url", ["http://me:hunter2@h", "redis://me:hun/ter2@h", "redis://me:hunter2@h:port"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hunter2@h",
+        "redis://me:hun/ter2@h",
+        "redis://me:hunter2@h:port",
+        "redis://me:hunter2@h?nonsense=1",
+    ],
+)
 def test_an_address_that_cannot_be_used_is_not_repeated(url):
     code, said, remark = call(url, "list")
     assert (code, said) == (2, "")

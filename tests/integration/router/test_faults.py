@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 
 import aiohttp
@@ -164,16 +164,27 @@ async def test_clients_that_leave_as_their_jobs_end_leave_no_error_and_no_count_
 
 
 @contextmanager
-def a_router_process(redis_url):
+def a_router_process(redis_url, module="router"):
     (port,) = free_ports(1)
     variables = environment(REDIS_URL=redis_url, WARMBASE_PORT=str(port), HF_ENDPOINT="http://127.0.0.1:9")
     with subprocess.Popen(
-        [sys.executable, "-m", "router"], env=variables, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", module], env=variables, stderr=subprocess.DEVNULL
     ) as process:
         try:
             yield process, port
         finally:
             process.kill()
+
+
+@asynccontextmanager
+async def a_worker_at_work(redis):
+    worker = PixelWorker(redis)
+    working = asyncio.create_task(worker.work())
+    try:
+        yield worker
+    finally:
+        worker.stopped = True
+        await working
 
 
 async def test_what_only_a_dead_router_waited_for_is_not_drawn_and_the_rest_is(
@@ -197,16 +208,64 @@ async def test_what_only_a_dead_router_waited_for_is_not_drawn_and_the_rest_is(
 
     for router in await redis.zrange(keys.routers, 0, -1):  # its silence has lasted long enough
         await redis.zadd(keys.routers, {router: 1})
-    worker = PixelWorker(redis)
-    working = asyncio.create_task(worker.work())
 
     async def nothing_is_left():
         return await base_queue.depth() == (0, 0)
 
-    await eventually(nothing_is_left)
-    worker.stopped = True
-    await working
+    async with a_worker_at_work(redis) as worker:
+        await eventually(nothing_is_left)
     assert len(worker.jobs) == 3
+
+
+@asynccontextmanager
+async def a_request_to_a_router_that_stood_still(http, redis, redis_url, base_queue, keys, jobs=1):
+    """Waiting requests whose router stops, and goes on once the queue has cancelled their jobs."""
+
+    async def all_wait():
+        return (await base_queue.depth())[0] == jobs
+
+    async def it_seems_gone():
+        seconds, _ = await redis.time()
+        return all(until < seconds for _, until in await redis.zrange(keys.routers, 0, -1, withscores=True))
+
+    async def all_are_cancelled():
+        return await base_queue.depth() == (0, 0)
+
+    with a_router_process(redis_url, "tests.impatient_router") as (process, port):
+        await asyncio.to_thread(wait_until_ready, port)
+        requests = [asyncio.create_task(ask(http, f"http://127.0.0.1:{port}", BASE)) for _ in range(jobs)]
+        await eventually(all_wait)
+        process.send_signal(signal.SIGSTOP)
+        await eventually(it_seems_gone)
+        async with a_worker_at_work(redis) as worker:
+            await eventually(all_are_cancelled)
+            assert worker.jobs == []
+            yield process, requests, worker
+
+
+async def test_a_router_that_stood_still_has_the_jobs_of_those_who_still_wait_drawn_once(
+    http, redis, redis_url, base_queue, keys
+):
+    stood_still = a_request_to_a_router_that_stood_still(http, redis, redis_url, base_queue, keys, jobs=5)
+    async with stood_still as (process, requests, worker):
+        cancelled = await redis.keys(keys.job("*"))
+        process.send_signal(signal.SIGCONT)
+        answers = await asyncio.gather(*requests)
+
+    assert [status for status, _ in answers] == [200] * 5
+    assert sorted(keys.job(job.id).encode() for job in worker.jobs) == sorted(cancelled)
+
+
+async def test_a_router_that_stood_still_past_the_deadline_says_so(http, redis, redis_url, base_queue, keys):
+    stood_still = a_request_to_a_router_that_stood_still(http, redis, redis_url, base_queue, keys)
+    async with stood_still as (process, (request,), worker):
+        (job,) = await redis.keys(keys.job("*"))
+        await redis.hset(job, "deadline", "1")
+        process.send_signal(signal.SIGCONT)
+        status, body = await request
+
+    assert (status, worker.jobs) == (504, [])
+    assert '"job_expired"' in body
 
 
 async def test_a_full_queue_says_when_to_come_again_and_who_does_is_served(a_queue, claim_all):

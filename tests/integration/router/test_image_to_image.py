@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import errno
 import hashlib
 import io
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import InferenceClient
@@ -12,10 +14,13 @@ from PIL import Image
 
 from shared.errors import ErrorCode
 from shared.jobs import JobError
+from shared.redis_client import command_client
 from shared.results.file_store import FileResults
-from shared.results.store import source_name
+from shared.results.redis_store import RedisResults
+from shared.results.store import NO_ROOM, source_name
 from tests.builders import BASE, a_worker
 from tests.integration.router.conftest import ADAPTER, eventually, picture
+from tests.servers import Servers
 
 PICTURE = picture("image/png")
 TEXT = base64.b64encode(PICTURE).decode()
@@ -202,3 +207,75 @@ async def test_pictures_may_wait_in_files(http, start_router, worker, tmp_path, 
     assert Image.open(io.BytesIO(body)).size == (1, 1)
     assert (tmp_path / "images" / source_name(BASE, worker.jobs[0].params.source)).read_bytes() == PICTURE
     assert await redis.keys("*:blob*") == []
+
+
+@pytest.fixture
+def small_server(tmp_path):
+    """A server for pictures that has no memory left."""
+    servers = Servers(tmp_path)
+    yield servers.start('save ""', "maxmemory 1", "maxmemory-policy noeviction")
+    servers.kill_all()
+
+
+LATER = {"Prefer": "respond-async"}
+
+
+async def is_told_that_there_is_no_room(http, router, **options):
+    response, body = await post(http, router, **options)
+    assert (response.status, response.headers["X-Error-Code"]) == (503, "no_room"), body
+    assert int(response.headers["Retry-After"]) > 0
+    assert json.loads(body)["error_type"] == "no_room"
+    assert "no room for the picture now" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("headers", [{}, LATER], ids=["waits", "asks later"])
+async def test_a_store_that_is_full_takes_no_picture_for_now(
+    http, start_router, worker, small_server, headers
+):
+    router = await start_router(WARMBASE_RESULTS_URL=small_server.url)
+    await is_told_that_there_is_no_room(http, router, data=PICTURE, headers=headers)
+    assert worker.jobs == []
+    assert await worker.sees_waiting(0)
+
+    small_server.client.config_set("maxmemory", 0)
+    async with command_client(small_server.url) as store:
+        worker.results = RedisResults(store, ttl=60, most_bytes=1 << 20)
+        response, body = await post(http, router, data=PICTURE)
+    assert response.status == 200, body
+
+
+async def test_a_disk_that_is_full_takes_no_picture_for_now(
+    http, start_router, worker, tmp_path, monkeypatch
+):
+    router = await start_router(WARMBASE_RESULTS_URL=f"file://{tmp_path}/images")
+    worker.results = FileResults(tmp_path / "images", ttl=60, most_bytes=1 << 20)
+
+    def no_space(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", no_space)
+        await is_told_that_there_is_no_room(http, router, data=PICTURE)
+    assert worker.jobs == []
+
+    response, body = await post(http, router, data=PICTURE)
+    assert response.status == 200, body
+
+
+async def test_a_picture_that_no_room_would_do_for_is_a_field_of_the_request(http, start_router, worker):
+    most_bytes = len(PICTURE) - 1
+    router = await start_router(WARMBASE_RESULTS_BYTES=str(most_bytes))
+    response, body = await post(http, router, data=PICTURE)
+
+    assert response.status == 422, body
+    assert json.loads(body)["field"] == "inputs"
+    assert f"at most {most_bytes} bytes" in json.loads(body)["error"]
+
+
+async def test_a_job_whose_image_found_no_room_is_told_in_the_same_words(http, router, worker):
+    worker.error = JobError(code=ErrorCode.NO_ROOM, message=NO_ROOM)
+    response, body = await post(http, router, data=b"a cat")
+
+    assert (response.status, response.headers["X-Error-Code"]) == (503, "no_room")
+    assert int(response.headers["Retry-After"]) > 0
+    assert NO_ROOM.encode() in body

@@ -59,10 +59,21 @@ def test_it_serves_in_little_memory_and_ends_when_told(process):
     assert b"Traceback" not in running.stderr.read()
 
 
-def test_a_wrong_variable_is_named_and_nothing_runs():
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WARMBASE_PORT", "many", "WARMBASE_PORT='many'"),
+        (
+            "REDIS_URL",
+            "redis://:hunter2@h?nonsense=1",
+            "REDIS_URL: the option nonsense is not known: leave it out",
+        ),
+    ],
+)
+def test_a_wrong_variable_is_named_and_nothing_runs(name, value, said):
     done = subprocess.run(
         [sys.executable, "-m", "router"],
-        env=environment(WARMBASE_PORT="many"),
+        env=environment(**{name: value}),
         capture_output=True,
         text=True,
         check=False,
@@ -70,7 +81,8 @@ def test_a_wrong_variable_is_named_and_nothing_runs():
     )
 
     assert done.returncode == 2
-    assert "WARMBASE_PORT='many'" in done.stderr
+    assert said in done.stderr
+    assert "hunter2" not in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import ResultGone, WorkerFault
+from shared.errors import NoRoom, ResultGone, WorkerFault
 from shared.results.file_store import FileResults
-from tests.builders import a_lease
+from tests.builders import BASE, a_lease
 
+DIGEST = "ab" * 32
 IMAGE = bytes(range(256)) * 100
 WRITER = """
 import asyncio, sys
@@ -115,9 +116,11 @@ async def test_a_disk_that_others_filled_fails_the_attempt_which_may_be_repeated
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", no_space)
-    with pytest.raises(WorkerFault, match="no room") as caught:
+    with pytest.raises(NoRoom) as caught:
         await results.put(a_lease(), IMAGE)
     assert caught.value.retryable
+    with pytest.raises(NoRoom):
+        await results.put_source(BASE, DIGEST, IMAGE, 30.0)
     assert images(tmp_path) == []
 
 

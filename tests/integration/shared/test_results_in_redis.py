@@ -4,13 +4,14 @@ import asyncio
 
 import pytest
 
-from shared.errors import QueueUnavailable, ResultGone, WorkerFault
+from shared.errors import NoRoom, QueueUnavailable, ResultGone
 from shared.queue.keys import ALL_BASES, BaseKeys
 from shared.redis_client import command_client
 from shared.results.redis_store import RedisResults
-from tests.builders import a_lease
+from tests.builders import BASE, a_lease
 from tests.servers import Servers
 
+DIGEST = "ab" * 32
 IMAGE = bytes(range(256)) * 100
 INDEX = BaseKeys(ALL_BASES)
 
@@ -112,9 +113,11 @@ async def test_where_other_data_has_the_memory_the_attempt_fails_and_may_be_repe
     small_server.client.set("queue", b"x" * (9 << 20))
     small_server.client.close()  # and with it the buffer that the server read this into
     await small.config_set("maxmemory", 8 << 20)
-    with pytest.raises(WorkerFault) as caught:
+    with pytest.raises(NoRoom) as caught:
         await results.put(a_lease(), IMAGE)
     assert caught.value.retryable
+    with pytest.raises(NoRoom):
+        await results.put_source(BASE, DIGEST, IMAGE, 30.0)
     assert await small.keys("*:blob:*") == []
 
     await small.delete("queue")

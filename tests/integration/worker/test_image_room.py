@@ -6,6 +6,7 @@ from pathlib import Path
 import redis as blocking_redis
 
 from shared.config import WorkerConfig
+from shared.errors import ErrorCode
 from shared.jobs import JobStatus
 from shared.results.file_store import FileResults
 from tests.builders import a_job
@@ -45,6 +46,7 @@ async def test_a_server_for_images_that_is_full_costs_attempts_and_never_the_end
         failed = await queue.ended(await queue.add(a_job(adapters=())))
         assert (failed.status, failed.attempts) == (JobStatus.FAILED, 3)
         assert failed.error is not None
+        assert failed.error.code is ErrorCode.NO_ROOM
         assert "no room" in failed.error.message
         with blocking_redis.Redis.from_url(server.url) as client:
             client.config_set("maxmemory", 0)

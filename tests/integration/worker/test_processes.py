@@ -350,11 +350,26 @@ def test_the_help_names_the_variables_and_needs_no_torch() -> None:
         assert name in ended.stdout
 
 
-def test_a_variable_that_cannot_be_used_ends_the_process_and_is_named() -> None:
-    ended = run_module("-m", "worker", variables={"WARMBASE_BASE": "a/b", "WARMBASE_DRAIN": "soon"})
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("WARMBASE_DRAIN", "soon", "WARMBASE_DRAIN='soon'"),
+        (
+            "REDIS_URL",
+            "redis://:hunter2@h?nonsense=1",
+            "REDIS_URL: the option nonsense is not known: leave it out",
+        ),
+    ],
+)
+def test_a_variable_that_cannot_be_used_ends_the_process_and_is_named(
+    name: str, value: str, said: str
+) -> None:
+    ended = run_module("-m", "worker", variables={"WARMBASE_BASE": "a/b", name: value})
 
     assert ended.returncode == ExitCode.BAD_CONFIG
-    assert "WARMBASE_DRAIN='soon'" in ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "hunter2" not in ended.stderr
 
 
 def test_a_worker_does_not_load_its_base_for_a_server_that_evicts(

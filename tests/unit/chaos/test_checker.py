@@ -171,6 +171,13 @@ def test_a_job_that_changes_after_its_end_is_doubled(after):
     assert Wrong.DOUBLED in wrongs(*GOOD, after)
 
 
+def test_an_unwanted_job_that_is_wanted_after_all_has_one_end():
+    unwanted = queue("cancelled", blob=None, unwanted=True)
+    back = added(), unwanted, queue("queued"), unwanted, queue("queued"), running(), succeeded()
+    assert wrongs(*without("queue"), *back) == []
+    assert Wrong.DOUBLED in wrongs(*without("queue"), added(), unwanted, running(), succeeded())
+
+
 def test_an_end_by_a_worker_whose_lease_was_over_is_doubled():
     stale = added(), running(1), queue("queued"), running(2), succeeded(1)
     assert wrongs(*without("queue"), *stale) == [Wrong.DOUBLED]

@@ -66,6 +66,20 @@ def test_the_demo_needs_no_further_choice(asked):
     ]
 
 
+def test_an_address_of_redis_that_cannot_be_used_starts_nothing(asked, capsys):
+    for arguments, environ in (
+        (["--redis", "redis://:hunter2@h?nonsense=1"], {}),
+        ([], {"REDIS_URL": "redis://:hunter2@h?nonsense=1"}),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["up", "--demo", *arguments], environ)
+        said = capsys.readouterr().err
+        assert caught.value.code == 2
+        assert "the address of Redis: the option nonsense is not known" in said
+        assert "hunter2" not in said
+    assert asked == []
+
+
 def test_a_redis_is_taken_from_the_environment_unless_one_is_named(asked):
     cli.main(["up", "--demo"], {"REDIS_URL": "redis://environment"})
     cli.main(["up", "--demo", "--redis", "redis://named"], {"REDIS_URL": "redis://environment"})

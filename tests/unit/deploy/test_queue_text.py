@@ -156,6 +156,11 @@ def test_that_of_one_that_was_given_up_why():
     assert "Error       worker_fault (loras): the worker ran out of memory" in page
 
 
+def test_that_of_one_that_was_cancelled_as_unwanted_that_nobody_did_it():
+    page = job_page(known(a_record(status=JobStatus.CANCELLED, unwanted=True), job=None), None)
+    assert "Status    cancelled, as nobody waited for it" in page
+
+
 def test_that_of_one_that_ended_otherwise_that_its_request_is_gone():
     assert "not kept after its end" in job_page(known(a_record(status=JobStatus.CANCELLED), job=None), None)
 

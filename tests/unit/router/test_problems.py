@@ -36,6 +36,7 @@ EXPECTED = {
     "job_cancelled": 409,
     "job_expired": 504,
     "result_gone": 410,
+    "no_room": 503,
     "worker_fault": 500,
 }
 OF_THEIR_OWN = {
@@ -110,6 +111,17 @@ def test_a_job_that_ended_badly_says_how(changes, status):
     with pytest.raises(EndedBadly) as caught:
         drawn(a_record(**changes))
     assert caught.value.problem.status == status
+
+
+def test_a_job_that_nobody_waited_for_is_told_from_one_that_was_cancelled():
+    cancelled, unwanted = (
+        problem_of_end(a_record(status=JobStatus.CANCELLED, unwanted=unwanted)) for unwanted in (False, True)
+    )
+    assert cancelled is not None
+    assert unwanted is not None
+    assert (cancelled.message, cancelled.code) == ("the job was cancelled", ErrorCode.JOB_CANCELLED)
+    assert unwanted.code is ErrorCode.JOB_CANCELLED
+    assert "send the request again" in unwanted.message
 
 
 def test_a_worker_s_own_words_about_its_fault_stay_in_the_log():

@@ -4,7 +4,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from router.waiting import JobWaiter
-from shared.errors import JobExpired, QueueFull, QueueUnavailable
+from shared.errors import JobExpired, NoPoolForBase, QueueFull, QueueUnavailable
 from shared.jobs import JobStatus
 from shared.queue.terms import Admission, Enqueued, IdempotencyKey
 from tests.builders import a_job, a_record
@@ -18,6 +18,8 @@ class Server:
         self.enqueued, self.cancelled, self.heard = [], [], asyncio.Queue()
         self.keys, self.attending = {}, []
         self.full = self.down = False
+        self.refusal = None
+        self.refused = 0
         self.lost_reply = None
         self.uncancellable = None
         self.now = 0.0
@@ -40,7 +42,10 @@ class Server:
         assert bool(router) is (idempotency is None)
         known = self.keys.get(idempotency, job.id)
         self.enqueued.append(known)
-        if known in self.records_by_id:
+        if self.refusal:
+            return Admission(outcome=self.refusal, job=job.id, seconds=0.0)
+        earlier = self.records_by_id.get(known)
+        if earlier and not earlier.unwanted:
             return Admission(outcome=Enqueued.KNOWN, job=known, seconds=0.0)
         if idempotency:
             self.keys[idempotency] = job.id
@@ -66,8 +71,19 @@ class Server:
         if say:
             self.heard.put_nowait({"data": job.id.encode()})
 
+    def seem_unwanted(self, job):
+        unwanted = a_record(id=job.id, status=JobStatus.CANCELLED, unwanted=True)
+        self.records_by_id[job.id] = unwanted
+
+    async def has_refused(self):
+        """Return once records were asked for in vain, and what follows from it has been done."""
+        before = self.refused
+        while self.refused < before + 2:  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+
     def _answer(self):
         if self.down:
+            self.refused += 1
             raise QueueUnavailable("down")
 
     @asynccontextmanager
@@ -135,12 +151,52 @@ async def test_a_forgotten_job_is_enqueued_again_under_its_id(server):
         await wait
 
 
+async def test_a_job_that_was_cancelled_as_unwanted_is_enqueued_again_under_its_id(server):
+    job = a_job()
+    async with waiting_for(server, job) as wait:
+        server.seem_unwanted(job)
+        server.heard.put_nowait({"data": job.id.encode()})
+        async with asyncio.timeout(10):
+            while server.enqueued != [job.id, job.id]:  # noqa: ASYNC110 - a state, not an event
+                await asyncio.sleep(0)
+        assert not wait.done()
+        server.end(job)
+        assert not (await wait).unwanted
+
+
+async def test_while_the_queue_is_full_it_is_tried_again_with_every_sweep(server):
+    job = a_job()
+    async with waiting_for(server, job, sweep_every=0.0) as wait:
+        server.refusal = Enqueued.FULL
+        server.seem_unwanted(job)
+        async with asyncio.timeout(10):
+            while len(server.enqueued) < 4:  # noqa: ASYNC110 - a state, not an event
+                await asyncio.sleep(0)
+        assert not wait.done()
+        server.refusal = None
+        async with asyncio.timeout(10):
+            while server.records_by_id[job.id].unwanted:  # noqa: ASYNC110 - a state, not an event
+                await asyncio.sleep(0)
+        server.end(job)
+        await wait
+
+
+async def test_what_no_wait_mends_is_told_at_once(server):
+    job = a_job()
+    async with waiting_for(server, job, sweep_every=0.0) as wait:
+        server.refusal = Enqueued.CLOSED
+        server.seem_unwanted(job)
+        with pytest.raises(NoPoolForBase, match="drained"):
+            await wait
+
+
 async def test_an_outage_is_survived_for_a_while_then_told_and_the_job_cancelled_later(server):
     job = a_job()
     async with waiting_for(server, job, sweep_every=0.0) as wait:
         server.down = True
+        await server.has_refused()
         server.now = 9.9
-        await asyncio.sleep(0.05)
+        await server.has_refused()
         assert not wait.done()
         server.now = 10.1
         with pytest.raises(QueueUnavailable):
@@ -149,6 +205,16 @@ async def test_an_outage_is_survived_for_a_while_then_told_and_the_job_cancelled
         async with asyncio.timeout(10):
             while server.cancelled != [job.id]:  # noqa: ASYNC110 - a state, not an event
                 await asyncio.sleep(0)
+
+
+async def test_a_call_that_a_standstill_of_the_router_cut_short_is_no_outage(server):
+    job = a_job()
+    async with waiting_for(server, job, sweep_every=0.0) as wait:
+        server.now, server.down = 3600.0, True
+        await server.has_refused()
+        server.down = False
+        server.end(job)
+        await wait
 
 
 async def test_who_leaves_has_the_job_cancelled(server):

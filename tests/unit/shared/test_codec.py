@@ -131,6 +131,11 @@ def test_a_waiting_job_has_no_more_than_its_beginning():
     assert (read.id, read.status, read.attempts, read.crashes) == ("id", JobStatus.QUEUED, 0, 0)
     assert read.enqueued_at == 1700000000.25
     assert (read.started_at, read.finished_at, read.progress, read.result, read.error) == (None,) * 5
+    assert not read.unwanted
+
+
+def test_a_cancelled_job_tells_whether_it_was_only_unwanted():
+    assert decode_record(JobId("id"), record(status=b"cancelled", unwanted=b"1")).unwanted
 
 
 def test_all_of_an_ended_job_is_read():

@@ -96,6 +96,15 @@ def test_a_bad_value_of_the_worker_is_named_with_its_variable(name, value):
         worker_config({**BASE, name: value})
 
 
+@pytest.mark.parametrize("name", ["REDIS_URL", "WARMBASE_RESULTS_URL"])
+def test_an_option_that_redis_has_not_is_named_with_its_variable(name):
+    environ = {**BASE, name: "redis://:hunter2@queue?nonsense=1"}
+    for read in (router_config, worker_config):
+        with pytest.raises(ConfigError, match=f"^{name}: the option nonsense is not known") as caught:
+            read(environ)
+        assert "hunter2" not in str(caught.value)
+
+
 def test_a_bad_redis_url_is_named_without_its_password():
     with pytest.raises(ConfigError, match="REDIS_URL") as caught:
         router_config({"REDIS_URL": "http://:hunter2@queue"})

@@ -23,6 +23,7 @@ def test_what_is_not_the_requests_fault_may_be_tried_again():
         ErrorCode.QUEUE_UNAVAILABLE,
         ErrorCode.JOB_EXPIRED,
         ErrorCode.RESULT_GONE,
+        ErrorCode.NO_ROOM,
         ErrorCode.WORKER_FAULT,
     }
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from deploy import embedded_valkey
-from shared.errors import QueueUnavailable, WorkerFault
+from shared.errors import NoRoom, QueueUnavailable
 from shared.jobs import JobStatus
 from shared.queue.queue import JobQueue
 from shared.queue.terms import Enqueued, LeaseState, QueueSettings
@@ -85,7 +85,7 @@ async def test_without_memory_jobs_still_run_to_their_end(queue, claim, run_out,
 async def test_without_memory_no_image_is_kept(redis, run_a_job, no_memory):
     lease = await run_a_job()
     await no_memory()
-    with pytest.raises(WorkerFault):
+    with pytest.raises(NoRoom):
         await RedisResults(redis, ttl=60, most_bytes=1 << 20).put(lease, b"image")
 
 

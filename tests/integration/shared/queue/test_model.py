@@ -22,6 +22,7 @@ from hypothesis.stateful import (
     consumes,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -96,6 +97,7 @@ class Modelled:
     due: bool = False
     dead: bool = False
     gone: bool = False
+    unwanted: bool = False
     router: str = ""
     holder: Lease | None = None
     ended_by: dict[str, int] = field(default_factory=dict)
@@ -193,6 +195,20 @@ class QueueModel:
         self.routers |= {router}
         return self.jobs[job.id]
 
+    def add_again(self, known: Modelled, router: str) -> Enqueued:
+        """A job whose id is known comes again."""
+        if not known.unwanted:
+            return Enqueued.KNOWN
+        if known.late:
+            known.status, known.unwanted = JobStatus.FAILED, False
+            return Enqueued.KNOWN
+        if refusal := self.refuses(known.job, None):
+            assert isinstance(refusal, Enqueued)
+            return refusal
+        known.status, known.unwanted, known.router = JobStatus.QUEUED, False, router
+        self.routers |= {router}
+        return Enqueued.ADDED
+
     def end_late(self) -> None:
         for known in self.waiting():
             if known.late:
@@ -214,6 +230,7 @@ class QueueModel:
             chosen, head = self.choose(hot)
             if chosen.router and chosen.router not in self.routers:
                 chosen.become(JobStatus.CANCELLED)
+                chosen.unwanted = True
             elif self.crashes[chosen.job.affinity] >= SETTINGS.max_adapter_crashes:
                 chosen.become(JobStatus.FAILED)
             else:
@@ -349,10 +366,32 @@ class QueueMachine(RuleBasedStateMachine):
             assert self.enqueued(job, key, router).outcome is Enqueued.KNOWN
         return job
 
-    @rule(job=jobs, key=st.sampled_from(KEYS))
-    def enqueue_again(self, job, key):
-        if not self.model.jobs[job.id].gone:
-            assert self.enqueued(job, key).outcome is Enqueued.KNOWN
+    @rule(job=jobs, key=st.sampled_from(KEYS), router=st.sampled_from(["", *ROUTERS]))
+    def enqueue_again(self, job, key, router):
+        known = self.model.jobs[job.id]
+        if not known.gone:
+            expected = self.model.add_again(known, router)
+            outcome = self.enqueued(job, key, router).outcome
+            assert outcome is expected or (self.is_repeated and outcome is Enqueued.KNOWN)
+
+    @precondition(lambda self: self.unwanted)
+    @rule(
+        job=st.runner().flatmap(lambda self: st.sampled_from(self.unwanted)),
+        key=st.sampled_from(KEYS),
+        router=st.sampled_from(["", *ROUTERS]),
+        meanwhile=st.sampled_from(["", "", "", "its time passes", "its client leaves"]),
+    )
+    def a_router_wakes(self, job, key, router, meanwhile):
+        match meanwhile:
+            case "its time passes":
+                self.time_passes_until_its_timeout(job)
+            case "its client leaves":
+                self.cancel(job, repeat=False)
+        self.enqueue_again(job, key, router)
+
+    @property
+    def unwanted(self) -> list[Job]:
+        return [known.job for known in self.model.jobs.values() if known.unwanted]
 
     @rule(
         target=leases,
@@ -459,13 +498,14 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.forget_debts()
         elif known.status is JobStatus.RUNNING:
             known.cancelled = True
+        known.unwanted = False
         for _ in range(2 if repeat else 1):
             assert self.ask(self.queue.cancel, job.id).status is known.status
 
     @rule(job=jobs)
     def time_passes_until_its_timeout(self, job):
         known = self.model.jobs[job.id]
-        if not known.status.is_end and not known.gone:
+        if (not known.status.is_end or known.unwanted) and not known.gone:
             self.run(self.redis.hset(self.keys.job(job.id), "deadline", "1"))
             self.run(self.redis.zadd(self.keys.deadlines, {job.id: 1}, xx=True))
             known.late = True
@@ -560,6 +600,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert (record.result is not None) == (record.status is JobStatus.SUCCEEDED)
             assert (record.error is not None) == (record.status is JobStatus.FAILED)
             assert (record.finished_at is not None) == record.status.is_end
+            assert record.unwanted is known.unwanted
 
     @invariant()
     def every_set_holds_the_jobs_that_belong_there(self):
