@@ -25,8 +25,10 @@ install: $(VENV)/dev.stamp ## Create the virtual environment with everything.
 demo: $(VENV)/demo.stamp ## Install what is missing, start everything, print a URL. Ctrl-C stops it.
 	$(BIN)/warmbase up --demo
 
-test: $(VENV)/dev.stamp ## Run all tests.
-	$(BIN)/python -m pytest
+# Most tests wait, for servers and for processes: with two cores, three at a time take half as long as one.
+PROCESSES ?= 3
+test: $(VENV)/dev.stamp ## Run all tests, PROCESSES=3 files at a time.
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 test-unit: $(VENV)/dev.stamp ## Run the tests that need no socket.
 	$(BIN)/python -m pytest tests/unit
