@@ -37,7 +37,7 @@ check: $(VENV)/dev.stamp ## Check format, lint, types and import contracts.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy --explicit-package-bases tests/bench tests/chaos
+	$(BIN)/mypy --explicit-package-bases tests/bench tests/chaos tests/gpu
 	$(BIN)/lint-imports
 
 format: $(VENV)/dev.stamp ## Format and fix what can be fixed.

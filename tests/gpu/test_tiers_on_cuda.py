@@ -8,6 +8,7 @@ import torch
 from shared.refs import AdapterRef, RepoId, Revision
 from tests import adapter_files as files
 from tests.tiny_bases import tiny_xl
+from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import Activation
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.load import describe
@@ -22,7 +23,7 @@ pytestmark = [
 COMMIT = "0" * 40
 
 
-def buffers(adapter) -> list[torch.Tensor]:
+def buffers(adapter: CanonicalAdapter) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
 
     def note(buffer: torch.Tensor) -> torch.Tensor:
