@@ -81,6 +81,7 @@ class WorkerConfig:
     """The worker's configuration. Times are in seconds, sizes in bytes.
 
     Attributes:
+        copy_of: the base that this one is a quantised copy of, where its card does not say so.
         device: a torch device, or `auto`.
         dtype: `float32`, `float16`, `bfloat16`, or `auto`: bfloat16 on CUDA, float32 on CPU.
         compiled: compile the denoiser at the start.
@@ -110,6 +111,7 @@ class WorkerConfig:
     pinned: frozenset[RepoId]
     drain: float
     stall: float
+    copy_of: RepoId | None = None
 
 
 def router_config(environ: Mapping[str, str] = os.environ) -> RouterConfig:
@@ -153,6 +155,7 @@ def worker_config(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
         pinned=_read(environ, "WARMBASE_PINNED", frozenset(), _repos),
         drain=_read(environ, "WARMBASE_DRAIN", 20.0, _positive),
         stall=_read(environ, "WARMBASE_STALL", 120.0, _positive),
+        copy_of=_read(environ, "WARMBASE_COPY_OF", None, _repo) if environ.get("WARMBASE_COPY_OF") else None,
     )
 
 

@@ -312,6 +312,7 @@ class WorkerApp(Generic[A]):
             default_steps=info.default_steps,
             adapters=info.adapters,
             image_to_image=info.image_to_image,
+            copy_of=self._config.copy_of or info.copy_of,
         )
 
     def _set_stage(self, stage: str) -> None:

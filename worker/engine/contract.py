@@ -94,7 +94,8 @@ class BaseInfo:
     """The warm base: what it is, and what it does when a request leaves a choice open.
 
     `adapters` says how they are applied: `merged` into the weights, or `unmerged` beside those that cannot be
-    rewritten. `image_to_image`: whether it draws from a picture as well.
+    rewritten. `image_to_image`: whether it draws from a picture as well. `copy_of`: the base that it is a
+    quantised copy of, as its card says.
     """
 
     repo: RepoId
@@ -110,6 +111,7 @@ class BaseInfo:
     size_multiple: int
     adapters: Literal["merged", "unmerged"] = "merged"
     image_to_image: bool = False
+    copy_of: RepoId | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -141,6 +141,7 @@ def describe(repo: RepoId, snapshot: Snapshot, pipeline: Any) -> BaseInfo:  # no
         # the pipelines ask for 8, the VAE for its own factor, the denoiser for whole patches
         size_multiple=math.lcm(8, pipeline.vae_scale_factor * family.patch),
         image_to_image=family.image_to_image is not None,
+        copy_of=snapshot.copy_of,
     )
 
 

@@ -18,8 +18,8 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound, UnsupportedModel
-from shared.refs import RepoId
+from shared.errors import HubUnavailable, InvalidRequest, RepoForbidden, RepoNotFound, UnsupportedModel
+from shared.refs import RepoId, parse_repo_id
 from worker.engine.families import Family, find_family
 
 OnStage = Callable[[str], None]
@@ -41,6 +41,8 @@ SKIPPED_PARTS = frozenset(
 )
 """Parts of a text-to-image pipeline that are not used here."""
 
+_QUANTISED = "base_model:quantized:"
+"""How the Hub's tag begins that names what a repository was quantised from."""
 _WEIGHTS = ("diffusion_pytorch_model", "model")
 _HALF = "fp16"
 _MODELS = ("Model", "Autoencoder", "ForCausalLM", "ForConditionalGeneration")
@@ -52,11 +54,15 @@ sentencepiece's pieces."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """One commit of a base in a local folder; `variant` names the weights that were chosen, if any."""
+    """One commit of a base in a local folder.
+
+    `variant` names the weights that were chosen, if any; `copy_of` the base that this one was quantised from.
+    """
 
     folder: Path
     revision: str
     variant: str | None
+    copy_of: RepoId | None = None
 
 
 def fetch_base(
@@ -108,7 +114,22 @@ def fetch_base(
         raise RepoNotFound(f"the Hub has no {repo}, or not for this token") from error
     except (httpx2.HTTPError, OSError) as error:
         raise HubUnavailable(f"{repo} could not be downloaded: {error}") from error
-    return Snapshot(folder=Path(folder), revision=str(info.sha), variant=variant)
+    return Snapshot(
+        folder=Path(folder), revision=str(info.sha), variant=variant, copy_of=quantised_from(info.tags or ())
+    )
+
+
+def quantised_from(tags: Iterable[str]) -> RepoId | None:
+    """Return the one model that a repository is a quantised copy of; None where there is none, or several.
+
+    The tags are the Hub's: it makes them of the card's `base_model` and `base_model_relation`, and of files
+    where the card leaves the relation open.
+    """
+    named = {tag.removeprefix(_QUANTISED) for tag in tags if tag.startswith(_QUANTISED)}
+    try:
+        return parse_repo_id(named.pop()) if len(named) == 1 else None
+    except InvalidRequest:
+        return None
 
 
 def family_of(repo: RepoId, index: Mapping[str, Any]) -> Family:

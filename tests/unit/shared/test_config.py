@@ -23,7 +23,7 @@ def test_a_worker_needs_its_base():
 def test_a_worker_needs_nothing_else():
     config = worker_config(BASE)
     assert (config.base, config.device, config.dtype) == ("warmbase/shapes-xl", "auto", "auto")
-    assert (config.disk_folder, config.pinned) == (None, frozenset())
+    assert (config.disk_folder, config.pinned, config.copy_of) == (None, frozenset(), None)
 
 
 def test_what_is_set_is_used():
@@ -43,6 +43,7 @@ def test_what_is_set_is_used():
             "WARMBASE_GPU_BUDGET": "0",
             "WARMBASE_PINNED": "someone/crayon, someone/ink",
             "WARMBASE_DRAIN": "2.5",
+            "WARMBASE_COPY_OF": "lab/flux",
         }
     )
     assert config.common.redis_url == "rediss://queue:7000/1"
@@ -52,6 +53,7 @@ def test_what_is_set_is_used():
     assert (config.ram_budget, config.drain) == (1024, 2.5)
     assert (config.disk_folder, config.disk_budget, config.gpu_budget) == (Path("/var/adapters"), 2048, 0)
     assert config.pinned == {"someone/crayon", "someone/ink"}
+    assert config.copy_of == "lab/flux"
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,14 @@ async def test_a_base_is_pinned_described_and_drawn_with(load: Loading, hub: Run
     assert (info.default_steps, info.default_guidance_scale) == (4, 2.5)
     assert (info.default_width, info.default_height, info.size_multiple) == (32, 32, 8)
     assert info.default_scheduler == "EulerDiscreteScheduler"
+    assert info.copy_of is None
     assert len(picture(engine)) == 32 * 32 * 3
+
+
+async def test_a_base_says_what_its_card_calls_it_a_quantised_copy_of(load: Loading, root: Path) -> None:
+    relation = "base_model: tests/original\nbase_model_relation: quantized\n"
+    (root / BASE / "README.md").write_text(f"---\n{relation}---\n")
+    assert (await load()).info.copy_of == "tests/original"
 
 
 async def test_only_what_the_pipeline_needs_is_fetched_no_pickle_and_no_code(load: Loading) -> None:
