@@ -218,8 +218,10 @@ class Submissions:
         Raises:
             WarmbaseError: the id cannot be looked up.
         """
-        found = await self._classify(repo, revision, token)
-        return found, serving_pools(found, await self._live_pools())
+        found, pools = await self._classify(repo, revision, token), await self._live_pools()
+        if isinstance(found, Unsupported) and revision is None and (pool := find_pool(repo, pools)):
+            found = _running(pool)  # as when it draws; to the Hub, a repository of GGUF files is no model
+        return found, serving_pools(found, pools)
 
     async def _path_model(
         self, request: GenerationRequest, pools: Sequence[BasePool], token: str | None
@@ -233,12 +235,7 @@ class Submissions:
             raise InvalidRequest(
                 "parameters.revision", f"{pool.base} runs at commit {worker.base_revision}; leave it out"
             )
-        return FullModel(
-            repo=current_id(pool.base),
-            revision=Revision(worker.base_revision),
-            pipeline_class=worker.pipeline_class,
-            evidence=("a pool serves it",),
-        )
+        return _running(pool)
 
     async def _classify(self, repo: RepoId, revision: str | None, token: str | None) -> Classification:
         found = classify(await self._catalogue.look_up(repo, revision, token))
@@ -256,6 +253,16 @@ class Submissions:
                 " the token with"
             )
         return self._sealer.seal(token or "")
+
+
+def _running(pool: BasePool) -> FullModel:
+    worker = pool.workers[0]
+    return FullModel(
+        repo=current_id(pool.base),
+        revision=Revision(worker.base_revision),
+        pipeline_class=worker.pipeline_class,
+        evidence=("a pool serves it",),
+    )
 
 
 def _drawn(record: JobRecord) -> JobResult:

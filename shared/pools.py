@@ -23,6 +23,8 @@ class WorkerInfo:
         adapters: `merged` into the weights, or `unmerged` beside those that cannot be rewritten.
         image_to_image: whether the base draws from a picture as well.
         copy_of: the base that this one is a quantised copy of, whose adapters it therefore takes.
+        denoiser_file: the GGUF file of `base` that is its denoiser, if all else is from elsewhere.
+        other_parts: from where, as `organisation/name@commit`.
     """
 
     id: WorkerId
@@ -37,6 +39,8 @@ class WorkerInfo:
     adapters: str = "merged"
     image_to_image: bool = False
     copy_of: RepoId | None = None
+    denoiser_file: str | None = None
+    other_parts: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from PIL import Image
 from deploy.local_hub.faults import FaultRule
 from shared.refs import RepoId
 from tests.builders import BASE, COMMIT, a_worker
-from tests.integration.router.conftest import ADAPTER, FEW_STEP, OTHER_BASE, SEVERAL
+from tests.integration.router.conftest import ADAPTER, FEW_STEP, GGUF, OTHER_BASE, SEVERAL
 
 
 async def test_an_adapter_is_drawn_with(http, router, worker):
@@ -51,6 +51,16 @@ async def test_a_quantised_copy_draws_with_the_originals_adapters_and_says_that_
     async with http.get(f"{router}/info") as response:
         workers = (await response.json())["bases"][0]["workers"]
     assert original in {each["copy_of"] for each in workers}
+
+
+async def test_what_the_hub_knows_as_no_model_is_one_while_a_pool_serves_it(http, router, worker):
+    gguf = a_worker(base=RepoId(GGUF), denoiser_file="model.gguf", other_parts=f"some/flux@{COMMIT}")
+    await worker.pools.announce(gguf, 60.0)
+    async with http.get(f"{router}/models/{GGUF}", params={"revision": "main"}) as response:
+        assert (await response.json())["kind"] == "unsupported"
+    async with http.get(f"{router}/models/{GGUF}") as response:
+        view = await response.json()
+    assert (view["kind"], view["commit"], view["served"]) == ("full", COMMIT, True)
 
 
 async def test_a_base_is_drawn_with_without_asking_the_hub(http, router, worker, hub):

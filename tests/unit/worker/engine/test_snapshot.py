@@ -75,6 +75,13 @@ def test_a_part_without_the_variant_comes_as_it_is() -> None:
     assert set(needed_files(INDEX, SMALL + FULL + HALF[1:], "fp16")) == {*SMALL, FULL[0], HALF[1]}
 
 
+def test_of_a_part_that_is_replaced_only_its_settings_are_needed() -> None:
+    files = [*SMALL, FULL[1]]
+    assert set(needed_files(INDEX, files, None, "unet")) == set(files)
+    with pytest.raises(UnsupportedModel, match="unet has no safetensors weights"):
+        needed_files(INDEX, files, None)
+
+
 @pytest.mark.parametrize("other", ["pytorch_model.bin", "model-Q4_K_S.gguf"])
 def test_a_part_without_safetensors_is_refused(other: str) -> None:
     with pytest.raises(UnsupportedModel, match=r"text_encoder has no safetensors weights; .*GGUF"):
