@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import assert_never
 
 from router.base_aliases import same_base
 from router.classify import Classification, FullModel, LoraAdapter, Unsupported
@@ -82,12 +83,12 @@ def place(
     chosen = [_as_adapter(wanted, other) for wanted, other in zip(request.adapters, others, strict=True)]
     if isinstance(model, LoraAdapter):
         chosen.insert(0, _as_adapter(_path_adapter(request), model))
-        bases = model.bases
+        bases = _with_copies(model.bases, pools)
     else:
         bases = (_as_base(request, model),)
     if len(chosen) > limits.max_adapters:
         raise InvalidRequest("parameters.loras", f"at most {limits.max_adapters} adapters at once")
-    pool = _serving_pool(_common_bases(request.model, bases, chosen), pools)
+    pool = _serving_pool(_common_bases(request.model, bases, chosen, pools), pools)
     if request.source is not None and not pool.workers[0].image_to_image:
         raise InvalidRequest("inputs", f"the base {pool.base} does not start from a picture: send a prompt")
     _refuse_twins(chosen)
@@ -104,6 +105,39 @@ def place(
 def find_pool(base: RepoId, pools: Sequence[BasePool]) -> BasePool | None:
     """Return the pool that serves `base` under whatever name, None if none does."""
     return next((pool for pool in pools if same_base(pool.base, base)), None)
+
+
+def serving_pools(found: Classification, pools: Sequence[BasePool]) -> tuple[BasePool, ...]:
+    """Return the pools that serve what an id is, the one that is taken first.
+
+    An adapter is at home on its bases, and else on quantised copies of them. A full model is served under its
+    own name only: a copy of it draws other pictures, and is another model.
+    """
+    match found:
+        case LoraAdapter():
+            bases = _with_copies(found.bases, pools)
+        case FullModel():
+            bases = (found.repo,)
+        case Unsupported():
+            bases = ()
+        case _:
+            assert_never(found)
+    return tuple(pool for base in bases if (pool := find_pool(base, pools)))
+
+
+def _with_copies(bases: Sequence[RepoId], pools: Sequence[BasePool]) -> tuple[RepoId, ...]:
+    """Return the bases, and after them the copies of them that run.
+
+    Of several copies the first by id: the same as long as it runs, however many workers the others have, so
+    that a seed goes on giving one picture. Who wants another one asks for it, with the adapter in `loras`.
+    """
+    copies = [pool.base for base in bases for pool in _copies(base, pools)]
+    return tuple(dict.fromkeys((*bases, *copies)))
+
+
+def _copies(base: RepoId, pools: Sequence[BasePool]) -> list[BasePool]:
+    copies = [pool for pool in pools if pool.copy_of and same_base(pool.copy_of, base)]
+    return sorted(copies, key=lambda pool: pool.base)
 
 
 def _path_adapter(request: GenerationRequest) -> WantedAdapter:
@@ -145,10 +179,13 @@ def _as_adapter(wanted: WantedAdapter, found: Classification) -> _Chosen:
     )
 
 
-def _common_bases(model: RepoId, bases: tuple[RepoId, ...], chosen: Sequence[_Chosen]) -> tuple[RepoId, ...]:
+def _common_bases(
+    model: RepoId, bases: tuple[RepoId, ...], chosen: Sequence[_Chosen], pools: Sequence[BasePool]
+) -> tuple[RepoId, ...]:
     """Return the bases that the model and all adapters stand on; refuse the first that has none of them."""
     for item in chosen:
-        shared = tuple(base for base in bases if any(same_base(base, own) for own in item.adapter.bases))
+        own_bases = _with_copies(item.adapter.bases, pools)
+        shared = tuple(base for base in bases if any(same_base(base, own) for own in own_bases))
         if not shared:
             raise InvalidRequest(
                 item.wanted.field,
@@ -164,7 +201,9 @@ def _serving_pool(bases: Sequence[RepoId], pools: Sequence[BasePool]) -> BasePoo
         if pool := find_pool(base, pools):
             return pool
     running = f"these bases run now: {_names([pool.base for pool in pools])}" if pools else "no base runs now"
-    raise NoPoolForBase(f"no worker serves the base {_names(bases)}; {running}")
+    copies = [pool.base for base in bases for pool in _copies(base, pools)]
+    other = f"; a quantised copy of it draws other pictures, ask for it by its name: {_names(copies)}"
+    raise NoPoolForBase(f"no worker serves the base {_names(bases)}; {running}{other if copies else ''}")
 
 
 def _pinned(item: _Chosen, words_file: str | None) -> tuple[AdapterRef, ...]:

@@ -124,7 +124,9 @@ def classification_view(found: Classification, pools: Sequence[BasePool]) -> dic
         **_kind_view(found),
         "evidence": list(found.evidence),
         "served": bool(pools),
-        "served_by": [{"base": pool.base, "workers": len(pool.workers)} for pool in pools],
+        "served_by": [
+            {"base": pool.base, "workers": len(pool.workers), "copy_of": pool.copy_of} for pool in pools
+        ],
     }
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import assert_never
 
 from router.base_aliases import current_id
 from router.body import SourcePicture
@@ -15,7 +14,7 @@ from router.callers import idempotency_of, tenant_of
 from router.catalogue import Catalogue
 from router.classify import Classification, FullModel, LoraAdapter, Unsupported, classify
 from router.metrics import Metrics
-from router.placement import Placement, find_pool, place
+from router.placement import Placement, find_pool, place, serving_pools
 from router.problems import drawn
 from router.queues import REFUSALS, Queues
 from router.schemas import GenerationRequest
@@ -216,14 +215,15 @@ class Submissions:
     async def inspect(
         self, repo: RepoId, revision: str | None, token: str | None
     ) -> tuple[Classification, tuple[BasePool, ...]]:
-        """Return what an id is, and the live pools that serve it.
+        """Return what an id is, and the live pools that serve it, the one that a request gets first.
 
         Raises:
             WarmbaseError: the id cannot be looked up.
         """
-        found = await self._classify(repo, revision, token)
-        pools = await self._live_pools()
-        return found, tuple(pool for base in _bases(found) if (pool := find_pool(base, pools)))
+        found, pools = await self._classify(repo, revision, token), await self._live_pools()
+        if isinstance(found, Unsupported) and revision is None and (pool := find_pool(repo, pools)):
+            found = _running(pool)  # as when it draws; to the Hub, a repository of GGUF files is no model
+        return found, serving_pools(found, pools)
 
     async def _path_model(
         self, request: GenerationRequest, pools: Sequence[BasePool], token: str | None
@@ -237,12 +237,7 @@ class Submissions:
             raise InvalidRequest(
                 "parameters.revision", f"{pool.base} runs at commit {worker.base_revision}; leave it out"
             )
-        return FullModel(
-            repo=current_id(pool.base),
-            revision=Revision(worker.base_revision),
-            pipeline_class=worker.pipeline_class,
-            evidence=("a pool serves it",),
-        )
+        return _running(pool)
 
     async def _classify(self, repo: RepoId, revision: str | None, token: str | None) -> Classification:
         found = classify(await self._catalogue.look_up(repo, revision, token))
@@ -262,16 +257,14 @@ class Submissions:
         return self._sealer.seal(token or "")
 
 
-def _bases(found: Classification) -> tuple[RepoId, ...]:
-    match found:
-        case LoraAdapter():
-            return found.bases
-        case FullModel():
-            return (found.repo,)
-        case Unsupported():
-            return ()
-        case _:
-            assert_never(found)
+def _running(pool: BasePool) -> FullModel:
+    worker = pool.workers[0]
+    return FullModel(
+        repo=current_id(pool.base),
+        revision=Revision(worker.base_revision),
+        pipeline_class=worker.pipeline_class,
+        evidence=("a pool serves it",),
+    )
 
 
 def _drawn(record: JobRecord) -> JobResult:

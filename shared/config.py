@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from shared.errors import InvalidRequest
 from shared.redis_address import parse_address
-from shared.refs import RepoId, parse_repo_id
+from shared.refs import FileRef, RepoId, parse_file_ref, parse_repo_id
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_HUB = "https://huggingface.co"
@@ -81,6 +81,9 @@ class WorkerConfig:
     """The worker's configuration. Times are in seconds, sizes in bytes.
 
     Attributes:
+        base: the repository of the base.
+        denoiser: a GGUF file that takes the place of the weights of the base's denoiser.
+        copy_of: the base that this one is a quantised copy of, where its card does not say so.
         device: a torch device, or `auto`.
         dtype: `float32`, `float16`, `bfloat16`, or `auto`: bfloat16 on CUDA, float32 on CPU.
         compiled: compile the denoiser at the start.
@@ -110,6 +113,16 @@ class WorkerConfig:
     pinned: frozenset[RepoId]
     drain: float
     stall: float
+    denoiser: FileRef | None = None
+    copy_of: RepoId | None = None
+
+    @property
+    def served(self) -> RepoId:
+        """The id that is served, of the pool and its queue.
+
+        With a file in its denoiser's place it draws other pictures than the base does: it is the file's.
+        """
+        return self.denoiser.repo if self.denoiser else self.base
 
 
 def router_config(environ: Mapping[str, str] = os.environ) -> RouterConfig:
@@ -136,7 +149,6 @@ def worker_config(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
     """
     if "WARMBASE_BASE" not in environ:
         raise ConfigError("WARMBASE_BASE is not set: name the base model, as organisation/name")
-    folder = environ.get("WARMBASE_DISK_FOLDER")
     return WorkerConfig(
         common=_common(environ),
         base=_read(environ, "WARMBASE_BASE", None, _repo),
@@ -147,12 +159,14 @@ def worker_config(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
         probe_port=_read(environ, "WARMBASE_PROBE_PORT", 0, _port),
         max_adapter_bytes=_read(environ, "WARMBASE_MAX_ADAPTER_BYTES", 4 << 30, _count),
         ram_budget=_read(environ, "WARMBASE_RAM_BUDGET", 4 << 30, _count),
-        disk_folder=_read(environ, "WARMBASE_DISK_FOLDER", None, _folder) if folder else None,
+        disk_folder=_optional(environ, "WARMBASE_DISK_FOLDER", _folder),
         disk_budget=_read(environ, "WARMBASE_DISK_BUDGET", 32 << 30, _count),
         gpu_budget=_read(environ, "WARMBASE_GPU_BUDGET", 2 << 30, _whole),
         pinned=_read(environ, "WARMBASE_PINNED", frozenset(), _repos),
         drain=_read(environ, "WARMBASE_DRAIN", 20.0, _positive),
         stall=_read(environ, "WARMBASE_STALL", 120.0, _positive),
+        denoiser=_optional(environ, "WARMBASE_DENOISER_FILE", _gguf_file),
+        copy_of=_optional(environ, "WARMBASE_COPY_OF", _repo),
     )
 
 
@@ -209,6 +223,11 @@ def _read(environ: Mapping[str, str], name: str, default: T | None, parse: Calla
         raise ConfigError(f"{name}={text!r}: {error}") from error
 
 
+def _optional(environ: Mapping[str, str], name: str, parse: Callable[[str], T]) -> T | None:
+    """Parse a variable; None where it is not set, or empty."""
+    return _read(environ, name, None, parse) if environ.get(name) else None
+
+
 def _http_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError("has to begin with http:// or https://")
@@ -255,6 +274,12 @@ def _repos(text: str) -> frozenset[RepoId]:
 
 def _repo(text: str) -> RepoId:
     return parse_repo_id(text, "base")
+
+
+def _gguf_file(text: str) -> FileRef:
+    if not text.endswith(".gguf"):
+        raise ValueError("has to name a .gguf file")
+    return parse_file_ref(text, "file")
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:

@@ -22,6 +22,9 @@ class WorkerInfo:
         default_width: what the base draws when a request leaves that open, as do height and steps.
         adapters: `merged` into the weights, or `unmerged` beside those that cannot be rewritten.
         image_to_image: whether the base draws from a picture as well.
+        copy_of: the base that this one is a quantised copy of, whose adapters it therefore takes.
+        denoiser_file: the GGUF file of `base` that is its denoiser, if all else is from elsewhere.
+        other_parts: from where, as `organisation/name@commit`.
     """
 
     id: WorkerId
@@ -35,6 +38,9 @@ class WorkerInfo:
     default_steps: int
     adapters: str = "merged"
     image_to_image: bool = False
+    copy_of: RepoId | None = None
+    denoiser_file: str | None = None
+    other_parts: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +49,11 @@ class BasePool:
 
     base: RepoId
     workers: tuple[WorkerInfo, ...]
+
+    @property
+    def copy_of(self) -> RepoId | None:
+        """The base that this one is a quantised copy of; a worker of an older version does not say."""
+        return next((worker.copy_of for worker in self.workers if worker.copy_of), None)
 
 
 class PoolDirectory:

@@ -78,6 +78,31 @@ class AdapterRef:
     schedule: tuple[tuple[float, float], ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRef:
+    """One file of a repository, at a branch, tag or commit; at the default branch when that is None."""
+
+    repo: RepoId
+    name: str
+    revision: str | None = None
+
+
+def parse_file_ref(text: str, field: str = "file") -> FileRef:
+    """Return what `organisation/name/file` names, or `organisation/name@revision/file`.
+
+    Raises:
+        InvalidRequest: it has another form.
+    """
+    organisation, _, rest = text.partition("/")
+    name, _, file = rest.partition("/")
+    name, at, revision = name.partition("@")
+    if not all(part not in {"", ".", ".."} for part in file.split("/")) or (at and not revision):
+        raise InvalidRequest(
+            field, "has the form 'organisation/name/file' or 'organisation/name@revision/file'"
+        )
+    return FileRef(repo=parse_repo_id(f"{organisation}/{name}", field), name=file, revision=revision or None)
+
+
 def base_tag(base: str) -> str:
     """Return the tag of a base: 16 hexadecimal digits of the SHA-256 of its id.
 

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 VARIABLES = """\
 environment variables:
   WARMBASE_BASE               base model to serve, as organisation/name (required)
+  WARMBASE_DENOISER_FILE      GGUF file in place of the base's denoiser, as organisation/name/file;
+                              its repository is then what is served
+  WARMBASE_COPY_OF            model that it is a quantised copy of, if its card does not say so
   REDIS_URL                   Redis >= 7.0 or Valkey >= 7.2       [redis://127.0.0.1:6379/0]
   HF_ENDPOINT                 address of the Hub                  [https://huggingface.co]
   HF_TOKEN                    the deployment's own token, for bases that need one

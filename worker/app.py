@@ -84,8 +84,8 @@ class WorkerApp(Generic[A]):
         self._build_engine = build_engine
         self._settings = settings or QueueSettings()
         self._id = WorkerId(f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}")
-        self._metrics = WorkerMetrics(config.base)
-        self._readiness = Readiness(base=config.base)
+        self._metrics = WorkerMetrics(config.served)
+        self._readiness = Readiness(base=config.served)
         self._compute = ThreadPoolExecutor(1, "compute")
         self._threads = Threads(
             download=ThreadPoolExecutor(DOWNLOAD_THREADS, "download"),
@@ -106,7 +106,7 @@ class WorkerApp(Generic[A]):
     async def run(self) -> ExitCode:
         """Serve until stopped, and return why it ended."""
         loop = asyncio.get_running_loop()
-        with log_context(worker=self._id, base=self._config.base):
+        with log_context(worker=self._id, base=self._config.served):
             for number in STOP_SIGNALS:
                 loop.add_signal_handler(number, self.stop)
             try:
@@ -237,7 +237,7 @@ class WorkerApp(Generic[A]):
         *,
         results: ResultStore,
     ) -> Worker[A]:
-        tag = base_tag(self._config.base)
+        tag = base_tag(self._config.served)
         queue = JobQueue(commands, tag, self._settings)
         settlement = Settlement(
             queue=queue,
@@ -308,7 +308,7 @@ class WorkerApp(Generic[A]):
         info = engine.info
         return WorkerInfo(
             id=self._id,
-            base=self._config.base,
+            base=self._config.served,
             base_revision=info.revision,
             pipeline_class=info.pipeline_class,
             device=info.device,
@@ -318,6 +318,9 @@ class WorkerApp(Generic[A]):
             default_steps=info.default_steps,
             adapters=info.adapters,
             image_to_image=info.image_to_image,
+            copy_of=self._config.copy_of or info.copy_of,
+            denoiser_file=info.denoiser_file,
+            other_parts=info.other_parts,
         )
 
     def _set_stage(self, stage: str) -> None:
@@ -349,5 +352,6 @@ def load_engine(config: WorkerConfig, on_stage: Callable[[str], None]) -> Engine
         dtype=config.dtype,
         on_stage=on_stage,
         compiled=config.compiled,
+        denoiser=config.denoiser,
     )
     return engine

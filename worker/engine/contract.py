@@ -94,7 +94,9 @@ class BaseInfo:
     """The warm base: what it is, and what it does when a request leaves a choice open.
 
     `adapters` says how they are applied: `merged` into the weights, or `unmerged` beside those that cannot be
-    rewritten. `image_to_image`: whether it draws from a picture as well.
+    rewritten. `image_to_image`: whether it draws from a picture as well. `copy_of`: the base that it is a
+    quantised copy of, as its card says. `denoiser_file`: the GGUF file of `repo` that is its denoiser, if all
+    else is from elsewhere; `other_parts` says from where, as `organisation/name@commit`.
     """
 
     repo: RepoId
@@ -110,6 +112,9 @@ class BaseInfo:
     size_multiple: int
     adapters: Literal["merged", "unmerged"] = "merged"
     image_to_image: bool = False
+    copy_of: RepoId | None = None
+    denoiser_file: str | None = None
+    other_parts: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

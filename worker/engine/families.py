@@ -6,7 +6,7 @@ an adapter may change, how its files are spelled, and which arguments a call tak
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,6 +153,11 @@ def denoiser_of(pipeline: Any) -> Any:  # noqa: ANN401
 def denoiser_name(pipeline: Any) -> str:  # noqa: ANN401
     """Return the name of the component that draws."""
     return next(name for name in _DENOISERS if name in pipeline.components)
+
+
+def denoiser_among(parts: Collection[str]) -> str | None:
+    """Return the name of the part that draws, None if there is none."""
+    return next((name for name in _DENOISERS if name in parts), None)
 
 
 def _why_not(name: object) -> str:

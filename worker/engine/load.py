@@ -14,11 +14,12 @@ from huggingface_hub import ModelCard
 from transformers.utils import logging as transformers_logging
 
 from shared.errors import UnsupportedModel
-from shared.refs import RepoId
+from shared.refs import FileRef, RepoId
 from worker.engine.compilation import compile_denoiser
 from worker.engine.contract import BaseInfo
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.families import FAMILIES, Family, denoiser_of
+from worker.engine.gguf_file import load_denoiser, replaced_part
 from worker.engine.quantisers import check_quantisers, compute_in, quantisers_of
 from worker.engine.snapshot import CARD, INDEX, SKIPPED_PARTS, OnStage, Snapshot, family_of, fetch_base
 
@@ -36,6 +37,7 @@ def load_base(
     revision: str | None = None,
     cache_dir: Path | None = None,
     compiled: bool = False,
+    denoiser: FileRef | None = None,
 ) -> DiffusersEngine:
     """Download a base and load it onto the device. The first generation of the engine warms it up.
 
@@ -49,6 +51,8 @@ def load_base(
         revision: branch, tag or commit; the default branch when None.
         cache_dir: where downloads are kept; huggingface_hub's own place when None.
         compiled: compile the denoiser, in the course of the first generation, unless it is quantised.
+        denoiser: a GGUF file that takes the place of the denoiser's weights; the base is then the file's
+            repository, and `repo` has its other parts.
 
     Raises:
         UnsupportedModel: not a text-to-image pipeline that Warmbase serves.
@@ -69,6 +73,7 @@ def load_base(
         half=number != torch.float32,
         cache_dir=cache_dir,
         on_stage=on_stage,
+        denoiser=denoiser,
     )
     on_stage("loading")
     return open_base(repo, snapshot, device=where, dtype=number, compiled=compiled)
@@ -90,10 +95,16 @@ def open_base(
     """
     index = json.loads((snapshot.folder / INDEX).read_bytes())
     kind = family_of(repo, index).pipeline
-    check_quantisers(repo, snapshot.folder, index, device)
+    replaced = replaced_part(repo, index) if snapshot.denoiser else None
+    stored = {part: kind for part, kind in index.items() if part != replaced}
+    check_quantisers(repo, snapshot.folder, stored, device)
     expected = inspect.signature(kind.__init__).parameters
     options: dict[str, Any] = {part: None for part in SKIPPED_PARTS if part in expected}
     options |= {name: False for name in ("requires_safety_checker", "add_watermarker") if name in expected}
+    if snapshot.denoiser and replaced:
+        options[replaced] = load_denoiser(
+            snapshot.denoiser.path, snapshot.folder, replaced, index[replaced][1], dtype
+        )
     try:
         pipeline = kind.from_pretrained(
             snapshot.folder,
@@ -105,12 +116,12 @@ def open_base(
         )
     except ImportError as error:
         raise UnsupportedModel(f"{repo} needs a library that is not installed: {error}") from error
-    for part, _ in quantisers_of(snapshot.folder, index):
+    for part, _ in quantisers_of(snapshot.folder, stored):
         if part not in SKIPPED_PARTS:
             compute_in(dtype, pipeline.components[part])
     pipeline.to(device)
     info = describe(repo, snapshot, pipeline)
-    log.info("base is loaded", extra={"action": "base_loaded", "base": repo, "revision": info.revision})
+    log.info("base is loaded", extra={"action": "base_loaded", "base": info.repo, "revision": info.revision})
     engine = DiffusersEngine(pipeline, info)
     if compiled and engine.info.adapters == "unmerged":
         log.warning("a quantised base is not compiled", extra={"action": "not_compiled", "base": repo})
@@ -125,9 +136,10 @@ def describe(repo: RepoId, snapshot: Snapshot, pipeline: Any) -> BaseInfo:  # no
     card = _card_parameters(snapshot.folder)
     height, width = _size(pipeline, family)
     guidance = family.guidance_default or family.arguments[family.guidance].default
+    file = snapshot.denoiser
     return BaseInfo(
-        repo=repo,
-        revision=snapshot.revision,
+        repo=file.repo if file else repo,
+        revision=file.revision if file else snapshot.revision,
         pipeline_class=family.name,
         device=str(pipeline.device),
         dtype=str(pipeline.dtype).removeprefix("torch."),
@@ -139,6 +151,9 @@ def describe(repo: RepoId, snapshot: Snapshot, pipeline: Any) -> BaseInfo:  # no
         # the pipelines ask for 8, the VAE for its own factor, the denoiser for whole patches
         size_multiple=math.lcm(8, pipeline.vae_scale_factor * family.patch),
         image_to_image=family.image_to_image is not None,
+        copy_of=file.copy_of if file else snapshot.copy_of,
+        denoiser_file=file.name if file else None,
+        other_parts=f"{repo}@{snapshot.revision}" if file else None,
     )
 
 

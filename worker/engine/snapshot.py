@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,9 +19,10 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound, UnsupportedModel
-from shared.refs import RepoId
+from shared.errors import HubUnavailable, InvalidRequest, RepoForbidden, RepoNotFound, UnsupportedModel
+from shared.refs import FileRef, RepoId, parse_repo_id
 from worker.engine.families import Family, find_family
+from worker.engine.gguf_file import replaced_part
 
 OnStage = Callable[[str], None]
 """Called with a few words on what the loading is at."""
@@ -41,6 +43,8 @@ SKIPPED_PARTS = frozenset(
 )
 """Parts of a text-to-image pipeline that are not used here."""
 
+_QUANTISED = "base_model:quantized:"
+"""How the Hub's tag begins that names what a repository was quantised from."""
 _WEIGHTS = ("diffusion_pytorch_model", "model")
 _HALF = "fp16"
 _MODELS = ("Model", "Autoencoder", "ForCausalLM", "ForConditionalGeneration")
@@ -51,12 +55,31 @@ sentencepiece's pieces."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DenoiserFile:
+    """A GGUF file of a denoiser's weights on this machine, of one commit of a repository."""
+
+    path: Path
+    repo: RepoId
+    name: str
+    revision: str
+    copy_of: RepoId | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """One commit of a base in a local folder; `variant` names the weights that were chosen, if any."""
+    """One commit of a base in a local folder.
+
+    Attributes:
+        variant: the name of the weights that were chosen, if they have one.
+        copy_of: the base that this one was quantised from.
+        denoiser: what takes the place of the denoiser's weights, which are not in `folder` then.
+    """
 
     folder: Path
     revision: str
     variant: str | None
+    copy_of: RepoId | None = None
+    denoiser: DenoiserFile | None = None
 
 
 def fetch_base(
@@ -68,28 +91,35 @@ def fetch_base(
     half: bool,
     cache_dir: Path | None,
     on_stage: OnStage,
+    denoiser: FileRef | None = None,
 ) -> Snapshot:
     """Resolve the commit, and download what the pipeline needs and this machine does not have.
 
-    `hub` is its address, and `half` takes the half-precision weights where the repository has both.
+    `hub` is its address, and `half` takes the half-precision weights where the repository has both. With
+    `denoiser`, a GGUF file, the denoiser's own weights are left out.
 
     Raises:
         RepoNotFound: the Hub knows no such repository or revision, or hides it from this token.
         RepoForbidden: it is gated.
         HubUnavailable: the Hub does not answer.
-        UnsupportedModel: no pipeline that is served, or one without safetensors.
+        UnsupportedModel: no pipeline that is served, or one without safetensors, or one that takes no file.
     """
-    try:
+    with _typed_errors(repo):
         info = HfApi(endpoint=hub, token=token).model_info(repo, revision=revision)
         files = [each.rfilename for each in info.siblings or ()]
         if INDEX not in files:
-            alone = ", GGUF files alone are no base" if any(file.endswith(".gguf") for file in files) else ""
+            is_gguf = any(file.endswith(".gguf") for file in files)
+            alone = (
+                "; WARMBASE_DENOISER_FILE takes a GGUF file, beside the base that it is of" if is_gguf else ""
+            )
             raise UnsupportedModel(f"{repo} is no diffusers pipeline: it has no {INDEX}{alone}")
         index = hf_hub_download(
             repo, INDEX, revision=info.sha, endpoint=hub, token=token, cache_dir=cache_dir
         )
         parts = json.loads(Path(index).read_bytes())
         family_of(repo, parts)
+        replaced = replaced_part(repo, parts) if denoiser else None
+        files = [file for file in files if not _is_weight_of(replaced, PurePosixPath(file))]
         variant = choose_variant(parts, files, half=half)
         folder = snapshot_download(
             repo,
@@ -97,9 +127,48 @@ def fetch_base(
             endpoint=hub,
             token=token,
             cache_dir=cache_dir,
-            allow_patterns=list(needed_files(parts, files, variant)),
+            allow_patterns=list(needed_files(parts, files, variant, replaced)),
             tqdm_class=_bar_to(on_stage),
         )
+    return Snapshot(
+        folder=Path(folder),
+        revision=str(info.sha),
+        variant=variant,
+        copy_of=quantised_from(info.tags or ()),
+        denoiser=_fetch_file(denoiser, hub, token, cache_dir, on_stage) if denoiser else None,
+    )
+
+
+def _fetch_file(
+    ref: FileRef, hub: str, token: str | None, cache_dir: Path | None, on_stage: OnStage
+) -> DenoiserFile:
+    with _typed_errors(ref.repo):
+        info = HfApi(endpoint=hub, token=token).model_info(ref.repo, revision=ref.revision)
+        if ref.name not in [each.rfilename for each in info.siblings or ()]:
+            raise RepoNotFound(f"{ref.repo} has no file {ref.name}")
+        path = hf_hub_download(
+            ref.repo,
+            ref.name,
+            revision=info.sha,
+            endpoint=hub,
+            token=token,
+            cache_dir=cache_dir,
+            tqdm_class=_bar_to(on_stage),
+        )
+    return DenoiserFile(
+        path=Path(path),
+        repo=ref.repo,
+        name=ref.name,
+        revision=str(info.sha),
+        copy_of=quantised_from(info.tags or ()),
+    )
+
+
+@contextmanager
+def _typed_errors(repo: RepoId) -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    try:
+        yield
     except GatedRepoError as error:
         raise RepoForbidden(f"{repo} is gated: accept its terms on the Hub and set HF_TOKEN") from error
     except LocalEntryNotFoundError as error:
@@ -108,7 +177,19 @@ def fetch_base(
         raise RepoNotFound(f"the Hub has no {repo}, or not for this token") from error
     except (httpx2.HTTPError, OSError) as error:
         raise HubUnavailable(f"{repo} could not be downloaded: {error}") from error
-    return Snapshot(folder=Path(folder), revision=str(info.sha), variant=variant)
+
+
+def quantised_from(tags: Iterable[str]) -> RepoId | None:
+    """Return the one model that a repository is a quantised copy of; None where there is none, or several.
+
+    The tags are the Hub's: it makes them of the card's `base_model` and `base_model_relation`, and of files
+    where the card leaves the relation open.
+    """
+    named = {tag.removeprefix(_QUANTISED) for tag in tags if tag.startswith(_QUANTISED)}
+    try:
+        return parse_repo_id(named.pop()) if len(named) == 1 else None
+    except InvalidRequest:
+        return None
 
 
 def family_of(repo: RepoId, index: Mapping[str, Any]) -> Family:
@@ -131,10 +212,13 @@ def choose_variant(index: Mapping[str, Any], files: Iterable[str], *, half: bool
     return _HALF if alone or (half and halves) else None
 
 
-def needed_files(index: Mapping[str, Any], files: Iterable[str], variant: str | None) -> tuple[str, ...]:
+def needed_files(
+    index: Mapping[str, Any], files: Iterable[str], variant: str | None, replaced: str | None = None
+) -> tuple[str, ...]:
     """Return the files that the pipeline of `index` (model_index.json) is loaded from; no code, no pickles.
 
-    Of a part without the variant its plain weights are taken, as diffusers does: quantised ones have none.
+    Of a part without the variant its plain weights are taken, as diffusers does: quantised ones have none. Of
+    the part that is `replaced`, none are taken.
 
     Raises:
         UnsupportedModel: a part has weights, but none in safetensors.
@@ -143,7 +227,7 @@ def needed_files(index: Mapping[str, Any], files: Iterable[str], variant: str | 
     parts = _parts(index)
     variants = _variants(parts, files)
     needed = []
-    weightless = {name for name in parts if any(word in index[name][1] for word in _MODELS)}
+    weightless = {name for name in parts if any(word in index[name][1] for word in _MODELS)} - {replaced}
     for text in files:
         file = PurePosixPath(text)
         part = file.parent.as_posix()
@@ -183,6 +267,10 @@ def _is_part(kind: object) -> bool:
 
 def _is_weight(file: PurePosixPath) -> bool:
     return file.suffix == ".safetensors" and file.name.split(".")[0].split("-")[0] in _WEIGHTS
+
+
+def _is_weight_of(part: str | None, file: PurePosixPath) -> bool:
+    return file.parent.as_posix() == part and _is_weight(file)
 
 
 def _variant_of(file: PurePosixPath) -> str | None:

@@ -33,7 +33,7 @@ from tests.steps import claim_one
 WEIGHTS = b"\x02\x00\x00\x00\x00\x00\x00\x00{}"
 ADAPTER, FEW_STEP, SEVERAL = "someone/crayon", "someone/few-step", "someone/several"
 GATED, PRIVATE, DISABLED = "alice/gated", "alice/private", "someone/disabled"
-LANGUAGE, OTHER_BASE = "someone/language", "someone/other-base"
+LANGUAGE, OTHER_BASE, GGUF = "someone/language", "someone/other-base", "someone/flux-gguf"
 SECRET = "deployment secret"
 
 CARD = f"---\nbase_model: {BASE}\ntags: [lora, diffusers]\n"
@@ -54,6 +54,7 @@ REPOSITORIES = {
         ("adapter_model.safetensors",),
         "",
     ),
+    GGUF: ("---\nbase_model: some/flux\ntags: [gguf]\n---\n", ("model.gguf",), ""),
     OTHER_BASE: ("---\nbase_model: some/flux\ntags: [lora]\n---\n", ("w.safetensors",), ""),
 }
 

@@ -8,8 +8,9 @@ from huggingface_hub import InferenceClient
 from PIL import Image
 
 from deploy.local_hub.faults import FaultRule
-from tests.builders import BASE, COMMIT
-from tests.integration.router.conftest import ADAPTER, FEW_STEP, SEVERAL
+from shared.refs import RepoId
+from tests.builders import BASE, COMMIT, a_worker
+from tests.integration.router.conftest import ADAPTER, FEW_STEP, GGUF, OTHER_BASE, SEVERAL
 
 
 async def test_an_adapter_is_drawn_with(http, router, worker):
@@ -33,6 +34,33 @@ async def test_an_adapter_is_drawn_with(http, router, worker):
     assert json.loads(response.headers["X-Warmbase-Adapters"])[0]["repo"] == ADAPTER
     assert float(response.headers["X-Compute-Time"]) == pytest.approx(0.214)
     assert response.headers["X-Request-Id"]
+
+
+async def test_a_quantised_copy_draws_with_the_originals_adapters_and_says_that_it_did(http, router, worker):
+    original = RepoId("some/flux")
+    worker.info = a_worker(copy_of=original)
+    await worker.pools.announce(worker.info, 60.0)
+    async with http.post(f"{router}/models/{OTHER_BASE}", data="a cat") as response:
+        assert response.status == 200, await response.text()
+    assert worker.jobs[0].base == BASE
+    assert response.headers["X-Warmbase-Base"] == BASE
+
+    async with http.get(f"{router}/models/{OTHER_BASE}") as response:
+        (pool,) = (await response.json())["served_by"]
+    assert (pool["base"], pool["copy_of"]) == (BASE, original)
+    async with http.get(f"{router}/info") as response:
+        workers = (await response.json())["bases"][0]["workers"]
+    assert original in {each["copy_of"] for each in workers}
+
+
+async def test_what_the_hub_knows_as_no_model_is_one_while_a_pool_serves_it(http, router, worker):
+    gguf = a_worker(base=RepoId(GGUF), denoiser_file="model.gguf", other_parts=f"some/flux@{COMMIT}")
+    await worker.pools.announce(gguf, 60.0)
+    async with http.get(f"{router}/models/{GGUF}", params={"revision": "main"}) as response:
+        assert (await response.json())["kind"] == "unsupported"
+    async with http.get(f"{router}/models/{GGUF}") as response:
+        view = await response.json()
+    assert (view["kind"], view["commit"], view["served"]) == ("full", COMMIT, True)
 
 
 async def test_a_base_is_drawn_with_without_asking_the_hub(http, router, worker, hub):

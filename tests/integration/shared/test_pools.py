@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import pytest
 
 from shared.jobs import WorkerId
@@ -74,6 +77,15 @@ async def test_a_worker_that_leaves_is_gone_at_once(directory):
     await directory.withdraw(a_worker())
     await directory.withdraw(a_worker())
     assert await directory.live() == ()
+
+
+async def test_a_worker_of_an_older_version_is_no_copy(directory, redis):
+    record = asdict(a_worker())
+    del record["copy_of"]
+    now, _ = await redis.time()
+    await redis.zadd(POOLS, {json.dumps(record): now + LONG})
+    (pool,) = await directory.live()
+    assert (pool.workers, pool.copy_of) == ((a_worker(),), None)
 
 
 async def test_a_worker_of_another_version_is_left_out(directory, redis):

@@ -6,7 +6,7 @@ from router.body import SourcePicture
 from router.classify import FullModel, LoraAdapter, Unsupported
 from router.hub_metadata import CardDefaults
 from router.negotiation import AnswerForm
-from router.placement import place
+from router.placement import place, serving_pools
 from router.schemas import GenerationRequest, WantedAdapter
 from router.strengths import WantedStrength
 from shared.config import Limits
@@ -186,6 +186,69 @@ def test_of_several_bases_the_common_one_that_is_served_is_taken():
 def test_a_base_is_found_under_its_old_name_and_in_any_case():
     assert put(asked(), adapter(bases=(RepoId("runwayml/stable-diffusion-v1-5"),))).base == SD15
     assert put(asked(), adapter(bases=(RepoId("Stability/SDXL"),))).base == SDXL
+
+
+FLUX, NF4, INT8 = RepoId("lab/flux"), RepoId("someone/flux-nf4"), RepoId("someone/flux-int8")
+
+
+def a_pool(base, *, workers=1, **changes):
+    return BasePool(base=base, workers=(a_worker(base=base, **changes),) * workers)
+
+
+COPIES = [a_pool(NF4, copy_of=FLUX, workers=3), a_pool(INT8, copy_of=RepoId("Lab/FLUX"))]
+
+
+def test_an_adapter_runs_on_the_very_base_and_else_on_a_quantised_copy_of_it():
+    on_flux = adapter(bases=(FLUX,))
+
+    assert put(asked(), on_flux, pools=[*COPIES, a_pool(FLUX)]).base == FLUX
+    assert put(asked(), on_flux, pools=[*POOLS, COPIES[0]]).base == NF4
+
+
+def test_a_base_that_runs_goes_before_a_copy_of_one_that_is_named_earlier():
+    assert put(asked(), adapter(bases=(FLUX, SDXL)), pools=[*COPIES, *POOLS]).base == SDXL
+
+
+@pytest.mark.parametrize("pools", [COPIES, COPIES[::-1]])
+def test_of_several_copies_it_is_the_same_however_many_workers_they_have(pools):
+    assert put(asked(), adapter(bases=(FLUX,)), pools=pools).base == INT8
+
+
+def test_a_copy_is_known_by_the_old_name_of_its_original():
+    pools = [a_pool(NF4, copy_of=RepoId("runwayml/stable-diffusion-v1-5"))]
+    assert put(asked(), adapter(bases=(SD15,)), pools=pools).base == NF4
+
+
+def test_a_copy_is_one_though_a_worker_of_an_older_version_does_not_say_so():
+    pool = BasePool(base=NF4, workers=(a_worker(base=NF4), a_worker(base=NF4, copy_of=FLUX)))
+    assert put(asked(), adapter(bases=(FLUX,)), pools=[pool]).base == NF4
+
+
+def test_adapters_of_a_base_and_of_its_copy_go_together_on_the_copy():
+    trained_on_copy = adapter("some/other", bases=(NF4,))
+    request = asked(adapters=(wanted(),))
+
+    assert put(request, adapter(bases=(FLUX,)), trained_on_copy, pools=COPIES).base == NF4
+    with pytest.raises(InvalidRequest, match="only on one base"):
+        put(request, adapter(bases=(FLUX,)), trained_on_copy, pools=[a_pool(FLUX)])
+
+
+def test_a_copy_that_is_asked_for_by_name_takes_adapters_of_its_original():
+    assert put(asked(adapters=(wanted(),)), full(NF4), adapter(bases=(FLUX,)), pools=COPIES).base == NF4
+
+
+@pytest.mark.parametrize("adapters", [(), (wanted(),)])
+def test_a_full_model_is_not_drawn_by_a_copy_of_it_which_the_refusal_names(adapters):
+    others = [adapter("some/other", bases=(FLUX,)) for _ in adapters]
+    with pytest.raises(NoPoolForBase, match=f"by its name: {INT8}, {NF4}"):
+        put(asked(model=FLUX, adapters=adapters), full(FLUX), *others, pools=COPIES)
+
+
+def test_what_serves_an_id_is_listed_as_it_would_be_taken():
+    pools = [*COPIES, a_pool(FLUX)]
+    assert [pool.base for pool in serving_pools(adapter(bases=(FLUX,)), pools)] == [FLUX, INT8, NF4]
+    assert [pool.base for pool in serving_pools(full(NF4), pools)] == [NF4]
+    assert serving_pools(full(FLUX), COPIES) == ()
 
 
 def test_without_a_pool_the_base_and_those_that_run_are_named():

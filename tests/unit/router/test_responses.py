@@ -3,9 +3,11 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.classify import FullModel
 from router.problems import Problem
 from router.responses import (
     LONGEST_HEADER,
+    classification_view,
     image_headers,
     image_response,
     job_view,
@@ -14,8 +16,9 @@ from router.responses import (
 )
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus
+from shared.pools import BasePool
 from shared.refs import RepoId, Revision
-from tests.builders import COMMIT, a_record, a_result, an_adapter, an_error
+from tests.builders import COMMIT, a_record, a_result, a_worker, an_adapter, an_error
 
 
 def test_headers_tell_what_the_worker_recorded():
@@ -38,6 +41,16 @@ def test_headers_tell_what_the_worker_recorded():
         }
     ]
     assert headers["X-Warmbase-Digest"] == result.digest
+
+
+def test_of_what_serves_an_id_it_is_told_what_is_a_copy():
+    copy, original = RepoId("someone/flux-nf4"), RepoId("lab/flux")
+    pool = BasePool(base=copy, workers=(a_worker(base=copy, copy_of=original),))
+    found = FullModel(repo=copy, revision=COMMIT, pipeline_class="FluxPipeline", evidence=())
+
+    assert classification_view(found, [pool])["served_by"] == [
+        {"base": copy, "workers": 1, "copy_of": original}
+    ]
 
 
 def test_strengths_of_parts_and_over_time_are_told_when_they_were_asked_for():

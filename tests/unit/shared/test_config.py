@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from shared.config import ConfigError, router_config, worker_config
+from shared.refs import FileRef
 
 BASE = {"WARMBASE_BASE": "warmbase/shapes-xl"}
 
@@ -23,7 +24,8 @@ def test_a_worker_needs_its_base():
 def test_a_worker_needs_nothing_else():
     config = worker_config(BASE)
     assert (config.base, config.device, config.dtype) == ("warmbase/shapes-xl", "auto", "auto")
-    assert (config.disk_folder, config.pinned) == (None, frozenset())
+    assert (config.disk_folder, config.pinned, config.copy_of) == (None, frozenset(), None)
+    assert (config.denoiser, config.served) == (None, config.base)
 
 
 def test_what_is_set_is_used():
@@ -43,6 +45,8 @@ def test_what_is_set_is_used():
             "WARMBASE_GPU_BUDGET": "0",
             "WARMBASE_PINNED": "someone/crayon, someone/ink",
             "WARMBASE_DRAIN": "2.5",
+            "WARMBASE_COPY_OF": "lab/flux",
+            "WARMBASE_DENOISER_FILE": "someone/flux-gguf@main/Q8/flux.gguf",
         }
     )
     assert config.common.redis_url == "rediss://queue:7000/1"
@@ -52,6 +56,9 @@ def test_what_is_set_is_used():
     assert (config.ram_budget, config.drain) == (1024, 2.5)
     assert (config.disk_folder, config.disk_budget, config.gpu_budget) == (Path("/var/adapters"), 2048, 0)
     assert config.pinned == {"someone/crayon", "someone/ink"}
+    assert config.copy_of == "lab/flux"
+    assert config.denoiser == FileRef(repo="someone/flux-gguf", name="Q8/flux.gguf", revision="main")
+    assert (config.base, config.served) == ("warmbase/shapes-xl", "someone/flux-gguf")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,9 @@ def test_a_bad_value_of_the_router_is_named_with_its_variable(name, value):
     [
         ("WARMBASE_BASE", "../shapes"),
         ("WARMBASE_BASE", ""),
+        ("WARMBASE_DENOISER_FILE", "someone/flux-gguf"),
+        ("WARMBASE_DENOISER_FILE", "someone/flux-gguf/flux.safetensors"),
+        ("WARMBASE_COPY_OF", "flux"),
         ("WARMBASE_DTYPE", "int8"),
         ("WARMBASE_COMPILE", "yes"),
         ("WARMBASE_PROBE_PORT", "x"),

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import InvalidRequest
-from shared.refs import parse_repo_id, parse_revision
+from shared.refs import FileRef, RepoId, parse_file_ref, parse_repo_id, parse_revision
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,23 @@ def test_a_commit_is_taken_as_it_is():
 def test_what_is_no_commit_is_refused(text):
     with pytest.raises(ValueError, match="not a commit"):
         parse_revision(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "revision"),
+    [
+        ("a/b/c.gguf", "c.gguf", None),
+        ("a/b/folder/c@d.gguf", "folder/c@d.gguf", None),
+        ("a/b@main/c.gguf", "c.gguf", "main"),
+    ],
+)
+def test_a_file_is_named_with_its_repository_and_perhaps_a_revision(text, name, revision):
+    assert parse_file_ref(text) == FileRef(repo=RepoId("a/b"), name=name, revision=revision)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a/b", "a/b/", "a/b@/c", "a/b/../c", "a/b//c", "a/b@main", "a/../c/d", "a"]
+)
+def test_what_names_no_file_of_a_repository_is_refused(text):
+    with pytest.raises(InvalidRequest):
+        parse_file_ref(text)

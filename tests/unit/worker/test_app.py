@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from unittest import mock
@@ -10,7 +11,7 @@ from unittest import mock
 import pytest
 
 from shared.config import CommonConfig, WorkerConfig
-from shared.refs import RepoId, Revision
+from shared.refs import FileRef, RepoId, Revision
 from tests.builders import BASE
 from tests.null_engine import NullAdapter, NullEngine
 from worker.adapter_store import WeightFile
@@ -48,6 +49,20 @@ def app(tmp_path: Path) -> Iterator[WorkerApp[NullAdapter]]:
     yield app
     for threads in (app._threads.ingest, app._threads.raising):
         threads.shutdown()
+
+
+def test_a_base_of_a_file_is_announced_as_the_files_own_and_as_the_operator_calls_it(
+    app: WorkerApp[NullAdapter],
+) -> None:
+    file = FileRef(repo=RepoId("someone/flux-gguf"), name="flux.gguf")
+    told = replace(NullEngine(BASE).info, denoiser_file=file.name, copy_of=RepoId("as/its-card-says"))
+    engine = mock.Mock(info=told)
+    app._config = replace(app._config, denoiser=file)
+    info = app._worker_info(engine)
+    assert (info.base, info.denoiser_file, info.copy_of) == (file.repo, file.name, told.copy_of)
+
+    app._config = replace(app._config, copy_of=RepoId("lab/flux"))
+    assert app._worker_info(engine).copy_of == "lab/flux"
 
 
 async def test_a_job_whose_adapters_are_in_ram_waits_for_no_other_file_to_be_read(

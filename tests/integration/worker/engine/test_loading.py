@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -14,7 +15,8 @@ from huggingface_hub import HfApi
 
 from deploy.local_hub.server import LocalHubConfig, RunningHub, serve
 from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound, UnsupportedModel
-from shared.refs import RepoId
+from shared.refs import FileRef, RepoId
+from tests import gguf_files
 from tests.integration.worker.engine.conftest import picture
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.load import load_base
@@ -71,7 +73,11 @@ class Loading:
         self.stages: list[str] = []
 
     async def __call__(
-        self, repo: str = BASE, revision: str | None = None, dtype: str = "auto"
+        self,
+        repo: str = BASE,
+        revision: str | None = None,
+        dtype: str = "auto",
+        denoiser: FileRef | None = None,
     ) -> DiffusersEngine:
         return await asyncio.to_thread(
             load_base,
@@ -83,6 +89,7 @@ class Loading:
             on_stage=self.stages.append,
             revision=revision,
             cache_dir=self.cache,
+            denoiser=denoiser,
         )
 
 
@@ -101,7 +108,14 @@ async def test_a_base_is_pinned_described_and_drawn_with(load: Loading, hub: Run
     assert (info.default_steps, info.default_guidance_scale) == (4, 2.5)
     assert (info.default_width, info.default_height, info.size_multiple) == (32, 32, 8)
     assert info.default_scheduler == "EulerDiscreteScheduler"
+    assert info.copy_of is None
     assert len(picture(engine)) == 32 * 32 * 3
+
+
+async def test_a_base_says_what_its_card_calls_it_a_quantised_copy_of(load: Loading, root: Path) -> None:
+    relation = "base_model: tests/original\nbase_model_relation: quantized\n"
+    (root / BASE / "README.md").write_text(f"---\n{relation}---\n")
+    assert (await load()).info.copy_of == "tests/original"
 
 
 async def test_only_what_the_pipeline_needs_is_fetched_no_pickle_and_no_code(load: Loading) -> None:
@@ -109,6 +123,48 @@ async def test_only_what_the_pipeline_needs_is_fetched_no_pickle_and_no_code(loa
     names = {path.name for path in load.cache.rglob("*") if path.suffix}
     assert "diffusion_pytorch_model.safetensors" in names
     assert not {"diffusion_pytorch_model.bin", "pipeline.py"} & names
+
+
+class TestDenoiserFiles:
+    """A base whose denoiser is a GGUF file of another repository."""
+
+    REPO = RepoId("tests/tiny-gguf")
+    FILE = FileRef(repo=REPO, name="Q8/unet.gguf")
+
+    @pytest.fixture
+    def root(self, root: Path, opened_xl: DiffusersEngine) -> Path:
+        path = root / self.REPO / self.FILE.name
+        path.parent.mkdir(parents=True)
+        gguf_files.write(path, gguf_files.weights_of(opened_xl._pipeline.unet))
+        card = f"---\nbase_model: {BASE}\nbase_model_relation: quantized\n---\n"
+        (root / self.REPO / "README.md").write_text(card)
+        return root
+
+    async def test_it_is_pinned_to_its_commit_and_the_weights_that_it_replaces_are_not_fetched(
+        self, load: Loading, hub: RunningHub
+    ) -> None:
+        api = HfApi(endpoint=hub.url, token=False)
+        commit, base_commit = await asyncio.to_thread(
+            lambda: [api.model_info(repo).sha for repo in (self.REPO, BASE)]
+        )
+        engine = await load(denoiser=replace(self.FILE, revision=commit))
+        info = engine.info
+        assert (info.repo, info.revision, info.copy_of) == (self.REPO, commit, BASE)
+        assert (info.denoiser_file, info.other_parts) == (self.FILE.name, f"{BASE}@{base_commit}")
+        assert info.adapters == "unmerged"
+        assert (info.default_steps, info.default_guidance_scale) == (4, 2.5)
+        fetched = {path.relative_to(path.parents[1]).as_posix() for path in load.cache.rglob("*.*")}
+        assert {"unet/config.json", "vae/diffusion_pytorch_model.safetensors", self.FILE.name} <= fetched
+        assert "unet/diffusion_pytorch_model.safetensors" not in fetched
+        assert len(picture(engine)) == 32 * 32 * 3
+
+    async def test_a_file_that_is_not_there(self, load: Loading) -> None:
+        with pytest.raises(RepoNotFound, match=r"tests/tiny-gguf has no file Q4/unet\.gguf"):
+            await load(denoiser=replace(self.FILE, name="Q4/unet.gguf"))
+
+    async def test_its_repository_alone_is_no_base(self, load: Loading) -> None:
+        with pytest.raises(UnsupportedModel, match=r"no model_index\.json; WARMBASE_DENOISER_FILE takes"):
+            await load(self.REPO)
 
 
 async def test_the_stages_tell_how_far_the_download_is(load: Loading) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import UnsupportedModel
-from worker.engine.snapshot import choose_variant, needed_files
+from worker.engine.snapshot import choose_variant, needed_files, quantised_from
 
 INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -75,7 +75,30 @@ def test_a_part_without_the_variant_comes_as_it_is() -> None:
     assert set(needed_files(INDEX, SMALL + FULL + HALF[1:], "fp16")) == {*SMALL, FULL[0], HALF[1]}
 
 
+def test_of_a_part_that_is_replaced_only_its_settings_are_needed() -> None:
+    files = [*SMALL, FULL[1]]
+    assert set(needed_files(INDEX, files, None, "unet")) == set(files)
+    with pytest.raises(UnsupportedModel, match="unet has no safetensors weights"):
+        needed_files(INDEX, files, None)
+
+
 @pytest.mark.parametrize("other", ["pytorch_model.bin", "model-Q4_K_S.gguf"])
 def test_a_part_without_safetensors_is_refused(other: str) -> None:
     with pytest.raises(UnsupportedModel, match=r"text_encoder has no safetensors weights; .*GGUF"):
         needed_files(INDEX, [*SMALL, FULL[0], f"text_encoder/{other}"], None)
+
+
+@pytest.mark.parametrize(
+    ("tags", "original"),
+    [
+        (["base_model:lab/flux", "base_model:quantized:lab/flux", "diffusers"], "lab/flux"),
+        (["base_model:lab/flux", "base_model:finetune:lab/flux"], None),
+        (["base_model:quantized:lab/one", "base_model:quantized:lab/other"], None),
+        (["base_model:quantized:./flux"], None),
+        ([], None),
+    ],
+)
+def test_a_copy_is_what_its_repository_says_is_quantised_from_one_model(
+    tags: list[str], original: str | None
+) -> None:
+    assert quantised_from(tags) == original
