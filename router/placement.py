@@ -29,7 +29,7 @@ class Placement:
     """What to enqueue.
 
     Attributes:
-        adapters: the path's own first; after each the file of its learned words, if a prompt says one.
+        adapters: the path's own first; last the file of their learned words, if a prompt says one.
         restricted: those that only a caller's own token opens.
     """
 
@@ -86,14 +86,15 @@ def place(
         bases = _with_copies(model.bases, pools)
     else:
         bases = (_as_base(request, model),)
+        _serving_pool(bases, pools)  # of what a copy takes, only its pool knows
     if len(chosen) > limits.max_adapters:
         raise InvalidRequest("parameters.loras", f"at most {limits.max_adapters} adapters at once")
     pool = _serving_pool(_common_bases(request.model, bases, chosen, pools), pools)
     if request.source is not None and not pool.workers[0].image_to_image:
         raise InvalidRequest("inputs", f"the base {pool.base} does not start from a picture: send a prompt")
     _refuse_twins(chosen)
-    words = _words_files(chosen, request)
-    refs = [(ref, item) for item, own in zip(chosen, words, strict=True) for ref in _pinned(item, own)]
+    refs = [(_pinned(item), item) for item in chosen]
+    refs += _words_file(refs, request)
     return Placement(
         base=pool.base,
         adapters=tuple(ref for ref, _ in refs),
@@ -206,11 +207,10 @@ def _serving_pool(bases: Sequence[RepoId], pools: Sequence[BasePool]) -> BasePoo
     raise NoPoolForBase(f"no worker serves the base {_names(bases)}; {running}{other if copies else ''}")
 
 
-def _pinned(item: _Chosen, words_file: str | None) -> tuple[AdapterRef, ...]:
-    """Return the adapter, and its words if they lie in a file of their own: active while it is."""
+def _pinned(item: _Chosen) -> AdapterRef:
     wanted = item.wanted.strength
     scale = item.defaults.scale if wanted.scale is None else wanted.scale
-    ref = AdapterRef(
+    return AdapterRef(
         repo=item.adapter.repo,
         revision=item.adapter.revision,
         weight_name=item.weight_name,
@@ -218,25 +218,27 @@ def _pinned(item: _Chosen, words_file: str | None) -> tuple[AdapterRef, ...]:
         blocks=wanted.blocks,
         schedule=wanted.schedule,
     )
-    return (ref,) if words_file is None else (ref, replace(ref, weight_name=words_file, blocks=()))
 
 
-def _words_files(chosen: Sequence[_Chosen], request: GenerationRequest) -> list[str | None]:
-    """Return the file of each adapter's learned words, where a prompt says one and the request names no file.
+def _words_file(
+    refs: Sequence[tuple[AdapterRef, _Chosen]], request: GenerationRequest
+) -> list[tuple[AdapterRef, _Chosen]]:
+    """Return the file of the learned words that a prompt says, if it says one and the request names no file.
 
     Only then: a prompt without them draws the same either way, and adapters whose words are the same go
-    together. A request that names a file of words itself says where its words come from.
+    together. A request that names a file of words itself says where its words come from. It comes once for
+    all adapters that share it, and is active while any of them is: words have no strength.
 
     Raises:
         InvalidRequest: several files have the word, or none is an adapter's own by its name.
     """
     said = _LEARNED_WORD.search(f"{request.prompt} {request.negative_prompt}")
-    if said is None or any(words_files([item.weight_name]) for item in chosen):
-        return [None] * len(chosen)
-    found = [words_file_of(item.weight_name, item.adapter.weight_files) for item in chosen]
+    if said is None or any(words_files([ref.weight_name]) for ref, _ in refs):
+        return []
+    found = [words_file_of(ref.weight_name, item.adapter.weight_files) for ref, item in refs]
     possible = {
-        f"{item.adapter.repo}/{name}": None
-        for item, own in zip(chosen, found, strict=True)
+        f"{ref.repo}/{name}": None
+        for (ref, item), own in zip(refs, found, strict=True)
         for name in ((own,) if own else words_files(item.adapter.weight_files))
     }
     if len(possible) > 1 or (possible and not any(found)):
@@ -245,7 +247,12 @@ def _words_files(chosen: Sequence[_Chosen], request: GenerationRequest) -> list[
             f"the prompt says {said[0]}, a learned word of {_names([*possible])}: name the file that is meant"
             " as the weight_name of one more adapter",
         )
-    return found
+    owned = [
+        (replace(ref, weight_name=own, blocks=()), item)
+        for (ref, item), own in zip(refs, found, strict=True)
+        if own
+    ]
+    return sorted(owned, key=lambda pair: pair[0].scale == 0.0)[:1]
 
 
 def _weight_name(wanted: WantedAdapter, adapter: LoraAdapter) -> str:

@@ -237,7 +237,10 @@ class AdapterStore(Generic[A]):
             )
 
     async def _ingested(self, ref: AdapterRef, nbytes: int) -> A:
-        """Read the file into RAM. Its place is made first, so that the tier's budget holds at any moment."""
+        """Read the file into RAM. Its place is made first, so that the tier's budget holds at any moment.
+
+        A file whose tensors a converter makes anew takes up to three times its place while it is read.
+        """
         file = weight_file(ref)
         await self._reserve(file, nbytes)
         try:

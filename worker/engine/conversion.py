@@ -6,6 +6,7 @@ So each tensor carries the keys it was made from. What no result was made from w
 for UNets only rename, and there a tensor is found again as itself: carrying keys takes as long as reading.
 """
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,16 @@ from torch import Tensor
 
 from worker.engine.contract import AdapterFault, quoted
 
-_ERRORS = (LookupError, ValueError, TypeError, AttributeError, RuntimeError, AssertionError, NameError)
+_ERRORS = (
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+    NameError,
+    ArithmeticError,
+)
 """What converters raise, on purpose or by stumbling over keys that they did not expect."""
 
 _HUGE_NUMBER = re.compile(r"\d{4}|(?:^|\.)[^\w.]*\d[\d_]{3,}[^\w.]*(?:\.|$)")
@@ -82,6 +92,8 @@ class Conversion:
             AdapterFault: keys of no format that the family has, or of several: some would be dropped.
         """
         _refuse_huge_numbers(tensors)
+        if not self.renames_only:
+            _refuse_strange_alphas(tensors)
         given = (
             dict(tensors) if self.renames_only else {key: _trace(key, each) for key, each in tensors.items()}
         )
@@ -131,6 +143,13 @@ def _refuse_huge_numbers(keys: Iterable[str]) -> None:
     for key in keys:
         if _PERHAPS_HUGE.search(key) and _HUGE_NUMBER.search(key):
             raise AdapterFault(f"{quoted(key)}: no layer of any base has a number of four digits")
+
+
+def _refuse_strange_alphas(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse alphas that no trainer writes: converters split one in two by doubling, and below 0 for ever."""
+    for key, tensor in tensors.items():
+        if key.endswith(".alpha") and not (tensor.numel() == 1 and 0 <= float(tensor) < math.inf):
+            raise AdapterFault(f"{quoted(key)}: an alpha is one number of at least 0")
 
 
 def _refuse_dropped(tensors: Mapping[str, Tensor], used: Collection[str]) -> None:

@@ -77,6 +77,7 @@ def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAda
         words=tuple(words),
         warnings=_warnings(unknown, len(changes) + len(unknown)),
     )
+    del file  # its slab goes here, unless tensors still lie in it
     return compacted(adapter)
 
 

@@ -48,7 +48,9 @@ def peaks_of(tensors: Iterable[Tensor]) -> Mapping[int, float]:
 
 def _dense(tensor: Tensor) -> Tensor:
     """Return a tensor without gaps, of the same elements in any order."""
-    return tensor if tensor.is_contiguous() or tensor.ndim < 2 else tensor.mT.contiguous()
+    if tensor.is_contiguous():
+        return tensor
+    return (tensor.mT if tensor.ndim >= 2 else tensor).contiguous()
 
 
 def _peaks(one: Tensor, spans: Iterable[Span]) -> Iterator[tuple[Span, float]]:

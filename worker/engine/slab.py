@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -31,7 +32,7 @@ def new_slab(nbytes: int) -> memoryview:
     pages out.
     """
     mapping = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
+    with suppress(AttributeError, OSError):  # of Linux, where its kernel was built with them
         mapping.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(mapping)
 

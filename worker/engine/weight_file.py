@@ -15,6 +15,8 @@ from worker.engine.slab import new_slab
 
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 20_000
+MAX_ELEMENTS = 1 << 60
+"""Without its zeros: of what holds nothing, safetensors takes any shape, and PyTorch not."""
 MAX_KEY = 512
 """Characters: several times as many as the longest name of a layer has."""
 
@@ -156,6 +158,8 @@ def _header_length(path: Path) -> tuple[bytes, int]:
 def _entry(key: str, dtype: str, shape: list[int]) -> Entry:
     if dtype not in _DTYPES:
         raise AdapterFault(f"{quoted(key)}: holds {dtype}; an adapter holds {', '.join(_DTYPES)}")
+    if 0 in shape and math.prod(size or 1 for size in shape) >= MAX_ELEMENTS:
+        raise AdapterFault(f"{quoted(key)}: no tensor has the shape {shape}")
     return Entry(_DTYPES[dtype], shape)
 
 

@@ -37,7 +37,8 @@ if key ~= '' and not unwanted then
     return answer(digest == request and 'known' or 'conflict', earlier)
   end
 end
-if redis.call('HGET', META, 'mode') == 'draining' then return answer('closed') end
+-- One that was here before is none of those that a draining base takes no more.
+if not unwanted and redis.call('HGET', META, 'mode') == 'draining' then return answer('closed') end
 if tonumber(redis.call('GET', CRASHES .. affinity) or 0) >= most_crashes then
   return {'quarantined', id, tostring(redis.call('TTL', CRASHES .. affinity))}
 end

@@ -224,6 +224,13 @@ def test_a_copy_is_one_though_a_worker_of_an_older_version_does_not_say_so():
     assert put(asked(), adapter(bases=(FLUX,)), pools=[pool]).base == NF4
 
 
+@pytest.mark.parametrize("pools", [[], [a_pool(FLUX)]], ids=["none", "original"])
+def test_a_copy_that_is_asked_for_and_does_not_run_now_is_missed_whatever_goes_with_it(pools):
+    request = asked(model=NF4, adapters=(wanted(),))
+    with pytest.raises(NoPoolForBase):
+        put(request, full(NF4), adapter("some/other", bases=(FLUX,)), pools=pools)
+
+
 def test_adapters_of_a_base_and_of_its_copy_go_together_on_the_copy():
     trained_on_copy = adapter("some/other", bases=(NF4,))
     request = asked(adapters=(wanted(),))
@@ -384,16 +391,36 @@ def test_a_prompt_without_learned_words_needs_no_file_of_them(prompt):
     assert names(put(asked(prompt=prompt), pivotal())) == [("some/style", FILE)]
 
 
-def test_learned_words_follow_their_own_adapter_among_others():
+def test_the_file_of_learned_words_comes_after_all_adapters():
     request = asked(prompt=LEARNED, adapters=(wanted("some/other"), wanted("some/third")))
     placement = put(request, adapter(), pivotal("some/other"), adapter("some/third"))
 
     assert names(placement) == [
         ("some/style", FILE),
         ("some/other", FILE),
-        ("some/other", EMB),
         ("some/third", FILE),
+        ("some/other", EMB),
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "active"), [(1.0, -1.0, 1.0), (0.0, -0.5, -0.5), (0.0, 0.0, 0.0)]
+)
+def test_adapters_that_share_a_file_of_words_bring_it_once_and_it_is_active_while_one_of_them_is(
+    first, second, active
+):
+    files = ("a.safetensors", "b.safetensors", "embeddings.safetensors")
+    request = asked(
+        prompt=LEARNED,
+        weight_name="a.safetensors",
+        strength=WantedStrength(scale=first),
+        adapters=(wanted("some/style", weight_name="b.safetensors", strength=WantedStrength(scale=second)),),
+    )
+    both = [adapter(weight_files=files, weight_name=None) for _ in range(2)]
+    *_, words = (placed := put(request, *both)).adapters
+
+    assert [name for _, name in names(placed)] == list(files)
+    assert words.scale == active
 
 
 def test_words_are_those_of_the_weights_that_were_chosen():

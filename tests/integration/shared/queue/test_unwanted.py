@@ -86,12 +86,19 @@ async def test_who_cancels_it_meanwhile_keeps_it_from_coming_back(queue, seem_go
     assert await queue.depth() == (0, 0)
 
 
-async def test_what_keeps_a_new_job_out_keeps_it_out_for_now(queue, seem_gone, record_of):
+async def test_a_base_that_is_drained_draws_it_like_all_that_came_before(queue, seem_gone):
     job = await seem_gone()
     await queue.set_mode(Mode.DRAINING)
-    assert (await queue.enqueue(job, router=ROUTER)).outcome is Enqueued.CLOSED
+    assert (await queue.enqueue(a_job(), router=ROUTER)).outcome is Enqueued.CLOSED
+    assert (await queue.enqueue(job, router=ROUTER)).outcome is Enqueued.ADDED
+    assert (await claim_one(queue, WORKER, "again")).job == job
+
+
+async def test_a_full_queue_keeps_it_out_for_now(queue, a_queue, seem_gone, record_of):
+    job = await seem_gone()
+    await queue.enqueue(a_job())
+    assert (await a_queue(max_waiting=1).enqueue(job, router=ROUTER)).outcome is Enqueued.FULL
     assert (await record_of(job.id)).unwanted
-    await queue.set_mode(Mode.OPEN)
     assert (await queue.enqueue(job, router=ROUTER)).outcome is Enqueued.ADDED
 
 

@@ -76,6 +76,8 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "no shape": (raw_file({A: {"dtype": "F32", "shape": None, "data_offsets": [0, 4]}}, ZEROS), BROKEN),
     "shape beyond 64 bits": (raw_file({A: entry(0, 4, [10**30])}, ZEROS), BROKEN),
     "zero times much": (raw_file({A: entry(0, 0, [0, 1 << 40])}), "no up factor"),
+    "zero times too much": (raw_file({A: entry(0, 0, [0, 1 << 63])}), "no tensor has the shape"),
+    "zero times several": (raw_file({A: entry(0, 0, [0, 1 << 62, 4])}), "no tensor has the shape"),
     "many dimensions": (
         raw_file({A: entry(0, 4, [1] * 5000), B: entry(4, 8, [1] * 5000)}, ZEROS * 2),
         "made for another base",

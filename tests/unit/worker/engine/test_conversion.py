@@ -1,11 +1,13 @@
 """What no converter is given, and what one may still be given."""
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from time import perf_counter
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from torch import Tensor
 
 from worker.engine.contract import AdapterFault
@@ -44,6 +46,39 @@ def test_a_layer_of_a_huge_number_never_reaches_a_converter(key: str, number: st
 )
 def test_the_numbers_that_layers_have_do(key: str) -> None:
     assert list(convert(key)) == [key]
+
+
+def flux(alpha: Tensor, rank: int = 2) -> None:
+    """Convert a file of Kohya's with the converter that FLUX has in diffusers."""
+    conversion = Conversion(
+        converter=FluxPipeline.lora_state_dict,
+        unet_config=None,
+        denoiser="transformer",
+        children=frozenset({"transformer_blocks"}),
+    )
+    layer = "lora_unet_double_blocks_0_img_mlp_2"
+    factors = {
+        f"{layer}.lora_down.weight": torch.ones(rank, 8),
+        f"{layer}.lora_up.weight": torch.ones(4, rank),
+    }
+    conversion.convert(factors | {f"{layer}.alpha": alpha})
+
+
+@pytest.mark.parametrize("alpha", [-1.0, -1e-30, -math.inf, math.inf, math.nan])
+def test_an_alpha_with_which_a_converter_would_never_end_does_not_reach_it(alpha: float) -> None:
+    flux(torch.tensor(4.0))
+    with pytest.raises(AdapterFault, match=r"img_mlp_2\.alpha': an alpha is one number of at least 0"):
+        flux(torch.tensor(alpha))
+
+
+def test_an_alpha_of_several_numbers_does_not_either() -> None:
+    with pytest.raises(AdapterFault, match="one number"):
+        flux(torch.ones(2))
+
+
+def test_a_converter_that_divides_by_a_rank_of_0_is_a_fault_of_the_file() -> None:
+    with pytest.raises(AdapterFault, match="follow no known format"):
+        flux(torch.tensor(4.0), rank=0)
 
 
 @pytest.mark.parametrize("key", ["9" * 100_000, "." * 100_000, ".9_" * 50_000, "._" * 50_000 + "\n"])

@@ -55,7 +55,12 @@ def test_what_is_no_number_is_found_and_its_neighbours_keep_their_peaks(
 
 def test_tensors_of_several_slabs_and_dtypes_are_searched_together() -> None:
     slab = torch.randn(64)
-    others = [torch.randn(3, 5, dtype=torch.float64), torch.randn(4).half(), torch.randn(6, 6)[:, ::2]]
+    others = [
+        torch.randn(3, 5, dtype=torch.float64),
+        torch.randn(4).half(),
+        torch.randn(6, 6)[:, ::2],
+        torch.arange(9.0)[::2],
+    ]
     agree([slab[:10], slab.view(torch.bfloat16)[40:80], *others, torch.tensor(-3.0)])
 
 

@@ -1,13 +1,15 @@
 """The memory that an adapter's tensors lie in."""
 
+import mmap
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter, Delta, Word
 from worker.engine.matrices import Product
-from worker.engine.slab import ALIGNMENT, TENSOR_NBYTES, compacted, moved, nbytes_of
+from worker.engine.slab import ALIGNMENT, TENSOR_NBYTES, compacted, moved, nbytes_of, new_slab
 
 
 def an_adapter(buffer: Tensor, *others: Tensor) -> CanonicalAdapter:
@@ -67,6 +69,18 @@ def test_a_tensor_that_is_used_twice_is_there_once() -> None:
     up, down = first.factors
     assert up.data_ptr() == again.factors[0].data_ptr() == other.factors[1].data_ptr()
     assert up.data_ptr() % ALIGNMENT == down.data_ptr() % ALIGNMENT == 0
+
+
+@pytest.mark.parametrize("advice", [-1, None])
+def test_a_kernel_without_huge_pages_gives_memory_all_the_same(
+    advice: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    if advice is not None:
+        monkeypatch.setattr(mmap, "MADV_HUGEPAGE", advice, raising=False)
+    slab = new_slab(5000)
+    slab[4999] = 7
+    assert (len(slab), slab[0], slab[4999]) == (5000, 0, 7)
 
 
 def test_an_adapter_without_tensors_stays_as_it_is() -> None:
