@@ -7,6 +7,7 @@ some of the histories the server dies now and then, also in the middle of a call
 """
 
 import asyncio
+import hashlib
 import math
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from hypothesis.stateful import (
 )
 
 from shared.errors import QueueUnavailable
-from shared.jobs import NEXT_STATUS, Job, JobStatus, Priority, WorkerId
+from shared.jobs import NEXT_STATUS, Job, JobId, JobStatus, Priority, WorkerId
 from shared.queue.keys import BaseKeys
 from shared.queue.queue import PRIORITIES, JobQueue
 from shared.queue.rule import TURN, Bounds, Head, choose, is_owed_a_turn
@@ -151,12 +152,14 @@ class QueueModel:
             self.tags.clear()
             self.overtakers.clear()
 
-    def refuses(self, job: Job, key: IdempotencyKey | None) -> Enqueued | Modelled | None:
+    def refuses(
+        self, job: Job, key: IdempotencyKey | None, *, new: bool = True
+    ) -> Enqueued | Modelled | None:
         if key and key.key in self.keys:
             known, request = self.keys[key.key]
             if not known.gone:
                 return known if request == key.request else Enqueued.CONFLICT
-        if self.mode is Mode.DRAINING:
+        if new and self.mode is Mode.DRAINING:
             return Enqueued.CLOSED
         if self.crashes[job.affinity] >= SETTINGS.max_adapter_crashes:
             return Enqueued.QUARANTINED
@@ -202,7 +205,7 @@ class QueueModel:
         if known.late:
             known.status, known.unwanted = JobStatus.FAILED, False
             return Enqueued.KNOWN
-        if refusal := self.refuses(known.job, None):
+        if refusal := self.refuses(known.job, None, new=False):
             assert isinstance(refusal, Enqueued)
             return refusal
         known.status, known.unwanted, known.router = JobStatus.QUEUED, False, router
@@ -347,7 +350,16 @@ class QueueMachine(RuleBasedStateMachine):
     )
     def enqueue(self, adapters, tenant, priority, weight, steps, key, router, repeat):
         params = some_params(steps=steps, width=64, height=64)
-        job = a_job(adapters=adapters, tenant=tenant, priority=priority, weight=weight, params=params)
+        # of equal places the id decides: a history that is replayed has to have the same ones, in no order
+        number = hashlib.sha256(b"%d" % next(self.numbers)).hexdigest()[:32]
+        job = a_job(
+            id=JobId(f"{base_tag(BASE)}-{number}"),
+            adapters=adapters,
+            tenant=tenant,
+            priority=priority,
+            weight=weight,
+            params=params,
+        )
         refusal = self.model.refuses(job, key)
         admission = self.enqueued(job, key, router)
         if isinstance(refusal, Modelled):
