@@ -1,8 +1,10 @@
 """One builder per core type: a valid value, changed where the test needs it."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from shared.config import CommonConfig, WorkerConfig
 from shared.errors import ErrorCode
 from shared.jobs import (
     GenerationParams,
@@ -22,6 +24,30 @@ from shared.refs import AdapterRef, RepoId, Revision
 BASE = RepoId("warmbase/shapes-xl")
 WORKER = WorkerId("worker-1")
 COMMIT = Revision("0123456789abcdef0123456789abcdef01234567")
+
+
+def a_worker_config(disk_folder: Path, redis_url: str, **changes: Any) -> WorkerConfig:
+    """A worker of `BASE` on the CPU, in a megabyte of each tier; no Hub is there."""
+    config = WorkerConfig(
+        common=CommonConfig(
+            redis_url=redis_url, hub="http://127.0.0.1:9", hub_token=None, secret=None, log_level="info"
+        ),
+        base=BASE,
+        device="cpu",
+        dtype="float32",
+        compiled=False,
+        host="127.0.0.1",
+        probe_port=0,
+        max_adapter_bytes=1 << 20,
+        ram_budget=1 << 20,
+        disk_folder=disk_folder,
+        disk_budget=1 << 20,
+        gpu_budget=1 << 20,
+        pinned=frozenset(),
+        drain=1.0,
+        stall=1.0,
+    )
+    return replace(config, **changes)
 
 
 def an_adapter(**changes: Any) -> AdapterRef:

@@ -19,13 +19,13 @@ import huggingface_hub
 
 from deploy import embedded_valkey
 from deploy.ports import free_ports
-from shared.config import CommonConfig, WorkerConfig
+from shared.config import CommonConfig
 from shared.jobs import Job
 from shared.queue.queue import JobQueue
 from shared.queue.terms import Mode, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import AdapterRef, RepoId, Revision, base_tag
-from tests.builders import BASE, a_job, some_params
+from tests.builders import BASE, a_job, a_worker_config, some_params
 from worker.app import WorkerApp
 
 ROOT = Path(__file__).parents[2]
@@ -115,22 +115,16 @@ async def one_worker(
     with tempfile.TemporaryDirectory() as folder:
         hub = _start_hub([*command, "--allow-faults"])
         watched = Watched(engine)
-        config = WorkerConfig(
+        config = a_worker_config(
+            Path(folder),
+            server.url,
             common=CommonConfig(redis_url=server.url, hub=url, hub_token=None, secret="", log_level="error"),
-            base=BASE,
-            device="cpu",
-            dtype="float32",
-            host="127.0.0.1",
-            probe_port=0,
             max_adapter_bytes=1 << 30,
             ram_budget=ram_budget,
-            disk_folder=Path(folder),
             disk_budget=64 << 30,
             gpu_budget=0,
-            pinned=frozenset(),
             drain=5.0,
             stall=600.0,
-            compiled=False,
         )
         try:
             await _answers(url)

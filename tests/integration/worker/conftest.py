@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import huggingface_hub
@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from deploy.local_hub.faults import Faults
 from deploy.local_hub.request_log import RequestLog
 from deploy.local_hub.server import LocalHubConfig, serve
-from shared.config import CommonConfig, WorkerConfig
+from shared.config import WorkerConfig
 from shared.jobs import Job, JobId, JobRecord
 from shared.pools import PoolDirectory
 from shared.queue.queue import JobQueue
@@ -26,7 +26,7 @@ from shared.queue.terms import QueueSettings
 from shared.redis_client import command_client
 from shared.refs import AdapterRef, RepoId, Revision, base_tag
 from shared.results.redis_store import RedisResults
-from tests.builders import BASE
+from tests.builders import BASE, a_worker_config
 from tests.null_engine import NullEngine
 from worker.app import WorkerApp
 from worker.exit_codes import ExitCode
@@ -110,25 +110,8 @@ async def queue(redis_url: str, settings: QueueSettings) -> AsyncIterator[QueueU
 
 @pytest.fixture
 def config(redis_url: str, tmp_path: Path) -> WorkerConfig:
-    return WorkerConfig(
-        common=CommonConfig(
-            redis_url=redis_url, hub="http://127.0.0.1:9", hub_token=None, secret=SECRET, log_level="info"
-        ),
-        base=BASE,
-        device="cpu",
-        dtype="float32",
-        compiled=False,
-        host="127.0.0.1",
-        probe_port=0,
-        max_adapter_bytes=1 << 20,
-        ram_budget=1 << 20,
-        disk_folder=tmp_path / "adapters",
-        disk_budget=1 << 20,
-        gpu_budget=1 << 20,
-        pinned=frozenset(),
-        drain=PATIENCE,
-        stall=PATIENCE,
-    )
+    config = a_worker_config(tmp_path / "adapters", redis_url, drain=PATIENCE, stall=PATIENCE)
+    return replace(config, common=replace(config.common, secret=SECRET))
 
 
 @dataclass(slots=True)

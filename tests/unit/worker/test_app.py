@@ -10,9 +10,8 @@ from unittest import mock
 
 import pytest
 
-from shared.config import CommonConfig, WorkerConfig
 from shared.refs import FileRef, RepoId, Revision
-from tests.builders import BASE
+from tests.builders import BASE, a_worker_config
 from tests.null_engine import NullAdapter, NullEngine
 from worker.adapter_store import WeightFile
 from worker.app import INGEST_THREADS, PINNED_EXACTLY, WorkerApp, load_engine
@@ -22,29 +21,7 @@ FILE = WeightFile(RepoId("someone/a"), Revision("0" * 40), "a.safetensors")
 
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[WorkerApp[NullAdapter]]:
-    config = WorkerConfig(
-        common=CommonConfig(
-            redis_url="redis://127.0.0.1:9",
-            hub="http://127.0.0.1:9",
-            hub_token=None,
-            secret=None,
-            log_level="info",
-        ),
-        base=BASE,
-        device="auto",
-        dtype="float32",
-        compiled=False,
-        host="127.0.0.1",
-        probe_port=0,
-        max_adapter_bytes=1 << 20,
-        ram_budget=1 << 20,
-        disk_folder=tmp_path,
-        disk_budget=1 << 20,
-        gpu_budget=1 << 20,
-        pinned=frozenset(),
-        drain=1.0,
-        stall=1.0,
-    )
+    config = a_worker_config(tmp_path, "redis://127.0.0.1:9", device="auto")
     app = WorkerApp[NullAdapter](config, lambda _on_stage: NullEngine(BASE))
     yield app
     for threads in (app._threads.ingest, app._threads.raising):
