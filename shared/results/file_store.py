@@ -51,19 +51,20 @@ class FileResults:
 
     async def put(self, lease: Lease, data: bytes) -> str:
         """Keep the image. A full disk is first relieved of the oldest ones."""
-        if len(data) > self._most_bytes:
-            raise ImageTooLarge(len(data), self._most_bytes)
         name = attempt_name(lease)
-        await asyncio.to_thread(self._put, name, data, self._clock())
+        await self._put_named(name, data, self._clock())
         return name
 
     async def put_source(self, base: RepoId, digest: str, data: bytes, seconds: float) -> None:
         """Keep a picture that jobs start from."""
-        if len(data) > self._most_bytes:
-            raise ImageTooLarge(len(data), self._most_bytes)
         # a file is over a ttl after its time: one that is kept for longer is of a later time
         since = self._clock() + max(0.0, seconds - self._ttl)
-        await asyncio.to_thread(self._put, source_name(base, digest), data, since)
+        await self._put_named(source_name(base, digest), data, since)
+
+    async def _put_named(self, name: str, data: bytes, since: float) -> None:
+        if len(data) > self._most_bytes:
+            raise ImageTooLarge(len(data), self._most_bytes)
+        await asyncio.to_thread(self._put, name, data, since)
 
     async def get(self, name: str) -> bytes:
         """Return the image."""

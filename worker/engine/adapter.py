@@ -77,7 +77,7 @@ class CanonicalAdapter:
 
     Attributes:
         digest: SHA-256 of the weight file.
-        nbytes: bytes of RAM; most factors are views of the file's bytes, some are made by converters.
+        nbytes: bytes of RAM: of the slab that all factors are views of, and of what holds them.
         changes: of each weight; several where tied modules share the weight.
         reach: no element of a weight changes by more than this at strength 1, in proportion to it,
         fixed_reach: and this, at any strength.

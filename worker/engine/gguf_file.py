@@ -6,7 +6,6 @@ PyTorch's, and what it has too much in a line of the log. So names are compared 
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from shared.refs import RepoId
 from worker.engine.contract import quoted
 from worker.engine.families import denoiser_among
 from worker.engine.gguf_header import check_header
+from worker.engine.quantisers import require
 
 
 def replaced_part(repo: RepoId, index: Mapping[str, Any]) -> str:
@@ -35,10 +35,7 @@ def replaced_part(repo: RepoId, index: Mapping[str, Any]) -> str:
     kind = str(index[part][1]) if part else "denoiser"
     if part is None or _readable_as(kind) is None:
         raise UnsupportedModel(f"{repo} takes no GGUF file: diffusers reads no {kind} from one")
-    if find_spec("gguf") is None:
-        raise UnsupportedModel(
-            "a GGUF file needs a library that is not installed, gguf; Warmbase's extra `quantised` has it"
-        )
+    require("gguf", "a GGUF file")
     return part
 
 

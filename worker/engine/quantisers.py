@@ -29,13 +29,23 @@ def check_quantisers(repo: RepoId, folder: Path, index: Mapping[str, Any], devic
     """
     for part, quantiser in quantisers_of(folder, index):
         stored = f"its {part} is stored quantised by {quantiser}"
-        if quantiser in _LIBRARIES and find_spec(quantiser) is None:
-            raise UnsupportedModel(
-                f"{repo} needs a library that is not installed, {quantiser}: {stored}; "
-                f"Warmbase's extra `quantised` has it"
-            )
+        if quantiser in _LIBRARIES:
+            require(quantiser, repo, why=f": {stored}")
         if quantiser == _BITSANDBYTES and index[part][0] == "diffusers" and device.type == "cpu":
             raise UnsupportedModel(f"{repo} needs a GPU: {stored}, and diffusers reads that on a GPU only")
+
+
+def require(library: str, what: str, why: str = "") -> None:
+    """Check that a library of the extra `quantised` is there, which `what` needs.
+
+    Raises:
+        UnsupportedModel: it is not.
+    """
+    if find_spec(library) is None:
+        raise UnsupportedModel(
+            f"{what} needs a library that is not installed, {library}{why}; "
+            "Warmbase's extra `quantised` has it"
+        )
 
 
 def quantisers_of(folder: Path, index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -90,9 +90,8 @@ class Vocabulary:
                 tokenizer = self._taught(speaker.tokenizer, tokens)
                 first = tokenizer.convert_tokens_to_ids(own[0].token)
                 embedding = speaker.encoder.get_input_embeddings()
-                device = (
-                    embedding.weight.device
-                )  # some adapters are there already, others in the host's memory
+                # of several adapters, some are there already, others in the host's memory
+                device = embedding.weight.device
                 rows = torch.cat([word.vectors[name].to(device).float() for word in own])
                 undo.callback(setattr, self._pipeline, speaker.tokenizer, original)
                 undo.callback(speaker.encoder.set_input_embeddings, embedding)

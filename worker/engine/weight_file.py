@@ -45,18 +45,15 @@ class Header:
 
     Attributes:
         nbytes: its own, after which the tensors begin.
+        tensors_nbytes: what they take.
         entries: by key, in the order of the tensors, which leave no gap.
         metadata: the text fields.
     """
 
     nbytes: int
+    tensors_nbytes: int
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
-
-    @property
-    def tensors_nbytes(self) -> int:
-        """What comes after it."""
-        return sum(entry.nbytes for entry in self.entries.values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +86,12 @@ def read_header(path: Path) -> Header:
             _check_keys(keys)
             slices = {key: opened.get_slice(key) for key in keys}
             entries = {key: _entry(key, each.get_dtype(), each.get_shape()) for key, each in slices.items()}
-            return Header(nbytes=8 + length, entries=entries, metadata=opened.metadata() or {})
+            return Header(
+                nbytes=8 + length,
+                tensors_nbytes=sum(entry.nbytes for entry in entries.values()),
+                entries=entries,
+                metadata=opened.metadata() or {},
+            )
     except safetensors.SafetensorError as error:
         raise _broken(head, str(error)) from error
 

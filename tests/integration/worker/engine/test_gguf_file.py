@@ -232,7 +232,7 @@ def test_without_its_library_it_is_refused_before_anything_is_loaded(
     folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     with (
-        mock.patch("worker.engine.gguf_file.find_spec", return_value=None),
+        mock.patch("worker.engine.quantisers.find_spec", return_value=None),
         pytest.raises(UnsupportedModel, match=r"not installed, gguf; .*`quantised`"),
     ):
         opened(folder_of("FluxPipeline"), tmp_path / "f.gguf")
