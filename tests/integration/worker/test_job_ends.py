@@ -8,6 +8,8 @@ import pytest
 
 from shared.errors import ErrorCode
 from shared.jobs import ImageFormat, JobStatus
+from shared.queue.keys import BaseKeys
+from shared.refs import base_tag
 from tests import null_engine
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import LEASE, QueueUser, StartWorker, until
@@ -177,10 +179,12 @@ async def test_a_cancel_takes_effect_before_the_next_heartbeat(
     worker = start_worker(engine, settings=slow)
     job = await queue.add(a_job(adapters=(), params=some_params(steps=1_000_000)))
 
-    async def is_drawn() -> bool:
-        return engine.generations == 2
+    async def is_drawn_and_listened_for() -> bool:
+        # the worker draws without waiting for its subscription, and what is published before is lost
+        ((_, listeners),) = await queue.redis.pubsub_numsub(BaseKeys(base_tag(BASE)).control)
+        return engine.generations == 2 and listeners == 1
 
-    await until(is_drawn)
+    await until(is_drawn_and_listened_for)
     await queue.jobs.cancel(job)
 
     assert (await queue.ended(job)).status is JobStatus.CANCELLED
