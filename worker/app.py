@@ -68,6 +68,8 @@ back to the system. Else it is rounded up to a power of two and kept: a tier too
 QUANTISERS = ("bitsandbytes", "torchao")
 """Libraries that are imported wherever they are installed. They warn of what a machine lacks that no base may
 need, and in every step of numbers in another format than they were stored in."""
+JOINING = "joining its pool"
+"""The stage between a warm base and routers that know of it."""
 WARM_UP = GenerationParams(prompt="warm-up", steps=2, seed=0)
 
 logger = logging.getLogger(__name__)
@@ -197,6 +199,11 @@ class WorkerApp(Generic[A]):
             )
         )
         worker = self._worker(engine, commands, blocking, jobs, pulse, results=results)
+        loop = asyncio.get_running_loop()
+
+        def announced() -> None:
+            loop.call_soon_threadsafe(self._say_ready)
+
         heartbeat = Heartbeat(
             jobs=jobs,
             pulse=pulse,
@@ -205,6 +212,7 @@ class WorkerApp(Generic[A]):
             stall=self._config.stall,
             commands=partial(command_client, url),
             subscriptions=partial(pubsub_client, url),
+            on_announced=announced,
             give_up=os._exit,
         )
 
@@ -213,11 +221,10 @@ class WorkerApp(Generic[A]):
             heartbeat.leave()
             worker.stop()
 
+        self._set_stage(JOINING)
         async with heartbeat:
             self._on_stop = stop
             self._metrics.describe(info)
-            self._set_stage("ready")
-            logger.info("ready", extra={"action": "ready"})
             try:
                 await worker.run()
             except BaseDamaged:
@@ -322,6 +329,12 @@ class WorkerApp(Generic[A]):
             denoiser_file=info.denoiser_file,
             other_parts=info.other_parts,
         )
+
+    def _say_ready(self) -> None:
+        """Be ready from the first announcement on: before it a router would refuse what the worker serves."""
+        if self._readiness.stage == JOINING:
+            self._set_stage("ready")
+            logger.info("ready", extra={"action": "ready"})
 
     def _set_stage(self, stage: str) -> None:
         self._readiness.stage = stage

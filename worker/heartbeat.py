@@ -53,12 +53,14 @@ class Heartbeat:
         stall: float,
         commands: Callable[[], Redis],
         subscriptions: Callable[[], Redis],
+        on_announced: Callable[[], None],
         give_up: Callable[[ExitCode], NoReturn],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """`commands` and `subscriptions` make clients of Redis: a client belongs to one event loop.
 
-        `give_up` ends the process at once.
+        `on_announced` is called, on the heartbeat's thread, each time that routers have been told of the
+        worker. `give_up` ends the process at once.
         """
         self._jobs = jobs
         self._pulse = pulse
@@ -69,6 +71,7 @@ class Heartbeat:
         self._stall = stall
         self._commands = commands
         self._subscriptions = subscriptions
+        self._on_announced = on_announced
         self._give_up = give_up
         # A factory keeps the runner from making its loop the one of the thread that asks for it.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
@@ -148,10 +151,14 @@ class Heartbeat:
             if self._leaving.is_set():
                 await self._reached(pools.withdraw(self._worker))
             else:
-                await self._reached(pools.announce(self._worker, BEATS_PER_ANNOUNCEMENT * self._period))
+                await self._reached(self._announce(pools))
             if self._may_reap():
                 await self._reached(queue.reap())
             await self._pause(self._stopping if self._leaving.is_set() else self._leaving)
+
+    async def _announce(self, pools: PoolDirectory) -> None:
+        await pools.announce(self._worker, BEATS_PER_ANNOUNCEMENT * self._period)
+        self._on_announced()
 
     def _may_reap(self) -> bool:
         """Whether leases that have run out are those of dead workers.

@@ -13,6 +13,7 @@ from tests.builders import BASE, a_job, some_params
 from tests.fault_proxy import FaultProxy, Link
 from tests.integration.worker.conftest import LocalWorker, QueueUser, StartWorker, until
 from tests.null_engine import NullEngine
+from worker.app import JOINING
 from worker.metrics import Outcome
 
 LATENCY, LOSS = 0.1, 0.01
@@ -65,6 +66,28 @@ async def test_a_worker_in_a_silence_loses_its_job_to_another_and_rejoins_by_its
     assert (await queue.ended(await queue.add(a_job(adapters=())))).status is JobStatus.SUCCEEDED
     assert cut_off.finished(Outcome.SUCCEEDED) == 1
     assert await queue.record(job) == record
+
+
+async def test_a_worker_that_no_router_can_see_yet_is_not_ready(
+    queue: QueueUser, start_worker: StartWorker, far: WorkerConfig, link: Link
+) -> None:
+    worker = start_worker(NullEngine(BASE, step_seconds=0.2), config=far)
+    readiness = worker.app._readiness
+
+    async def is_warming_up() -> bool:
+        return readiness.stage == "warming up"
+
+    async def is_ready() -> bool:
+        return readiness.ready
+
+    await until(is_warming_up)
+    link.black_hole()
+    await asyncio.sleep(REPLY_SECONDS)
+    assert (readiness.stage, readiness.ready) == (JOINING, False)
+
+    await link.heal()
+    await until(is_ready)
+    assert await live(queue, 1)()
 
 
 async def test_an_end_that_comes_out_of_a_silence_too_late_changes_nothing(

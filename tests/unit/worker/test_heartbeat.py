@@ -29,6 +29,7 @@ async def test_a_heartbeat_that_cannot_go_on_gives_the_process_up(caplog: pytest
         stall=1.0,
         commands=no_client,
         subscriptions=no_client,
+        on_announced=Any,
         give_up=lambda code: loop.call_soon_threadsafe(given_up.put_nowait, code),
     )
     with caplog.at_level(logging.ERROR):
@@ -61,6 +62,29 @@ class ScriptedServer:
             await self.announced.wait()
 
 
+async def test_the_worker_hears_of_an_announcement_that_the_server_has_taken_and_of_no_other() -> None:
+    heard = asyncio.Event()
+    heartbeat = Heartbeat(
+        jobs=RunningJobs(),
+        pulse=Pulse(),
+        worker=a_worker(),
+        settings=QueueSettings(lease=0.04),
+        stall=1.0,
+        commands=Any,
+        subscriptions=Any,
+        on_announced=heard.set,
+        give_up=Any,
+    )
+    server: Any = ScriptedServer(is_away=True)
+    keeping = asyncio.create_task(heartbeat._keep_house(server, server))
+    await server.beats(2)
+    assert not heard.is_set()
+
+    server.is_away = False
+    await heard.wait()
+    keeping.cancel()
+
+
 async def test_after_an_outage_the_living_get_a_lease_s_time_before_any_lease_is_reaped() -> None:
     now = 100.0
     heartbeat = Heartbeat(
@@ -71,6 +95,7 @@ async def test_after_an_outage_the_living_get_a_lease_s_time_before_any_lease_is
         stall=1.0,
         commands=Any,
         subscriptions=Any,
+        on_announced=lambda: None,
         give_up=Any,
         clock=lambda: now,
     )
