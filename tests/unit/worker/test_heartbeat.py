@@ -14,6 +14,22 @@ from worker.pulse import Pulse
 from worker.running import RunningJobs
 
 
+def a_heartbeat(**changes: Any) -> Heartbeat:
+    """Return one that is not started."""
+    given = {
+        "jobs": RunningJobs(),
+        "pulse": Pulse(),
+        "worker": a_worker(),
+        "settings": QueueSettings(lease=0.04),
+        "stall": 1.0,
+        "commands": Any,
+        "subscriptions": Any,
+        "on_announced": lambda: None,
+        "give_up": Any,
+    }
+    return Heartbeat(**{**given, **changes})
+
+
 async def test_a_heartbeat_that_cannot_go_on_gives_the_process_up(caplog: pytest.LogCaptureFixture) -> None:
     given_up: asyncio.Queue[ExitCode] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -21,15 +37,9 @@ async def test_a_heartbeat_that_cannot_go_on_gives_the_process_up(caplog: pytest
     def no_client() -> None:
         raise LookupError("a fault of our own")
 
-    heartbeat = Heartbeat(
-        jobs=RunningJobs(),
-        pulse=Pulse(),
-        worker=a_worker(),
-        settings=QueueSettings(),
-        stall=1.0,
+    heartbeat = a_heartbeat(
         commands=no_client,
         subscriptions=no_client,
-        on_announced=Any,
         give_up=lambda code: loop.call_soon_threadsafe(given_up.put_nowait, code),
     )
     with caplog.at_level(logging.ERROR):
@@ -64,17 +74,7 @@ class ScriptedServer:
 
 async def test_the_worker_hears_of_an_announcement_that_the_server_has_taken_and_of_no_other() -> None:
     heard = asyncio.Event()
-    heartbeat = Heartbeat(
-        jobs=RunningJobs(),
-        pulse=Pulse(),
-        worker=a_worker(),
-        settings=QueueSettings(lease=0.04),
-        stall=1.0,
-        commands=Any,
-        subscriptions=Any,
-        on_announced=heard.set,
-        give_up=Any,
-    )
+    heartbeat = a_heartbeat(on_announced=heard.set)
     server: Any = ScriptedServer(is_away=True)
     keeping = asyncio.create_task(heartbeat._keep_house(server, server))
     await server.beats(2)
@@ -87,18 +87,7 @@ async def test_the_worker_hears_of_an_announcement_that_the_server_has_taken_and
 
 async def test_after_an_outage_the_living_get_a_lease_s_time_before_any_lease_is_reaped() -> None:
     now = 100.0
-    heartbeat = Heartbeat(
-        jobs=RunningJobs(),
-        pulse=Pulse(),
-        worker=a_worker(),
-        settings=QueueSettings(lease=0.04),
-        stall=1.0,
-        commands=Any,
-        subscriptions=Any,
-        on_announced=lambda: None,
-        give_up=Any,
-        clock=lambda: now,
-    )
+    heartbeat = a_heartbeat(clock=lambda: now)
     server: Any = ScriptedServer()
     keeping = asyncio.create_task(heartbeat._keep_house(server, server))
     await server.beats(1)
