@@ -110,13 +110,21 @@ class AdapterStore(Generic[A]):
                 Activation(ref=ref, adapter=adapter) for ref, adapter in zip(refs, adapters, strict=True)
             )
 
-    async def fetch(self, refs: Sequence[AdapterRef], token: str | None, *, count: bool = True) -> list[A]:
+    async def fetch(
+        self,
+        refs: Sequence[AdapterRef],
+        token: str | None,
+        *,
+        count: bool = True,
+        on_absent: Callable[[], object] = lambda: None,
+    ) -> list[A]:
         """Bring the adapters of one job to RAM and return them.
 
         Args:
             refs: the adapters.
             token: the caller's Hub token, for what has to be downloaded.
             count: whether the metrics count where they were found.
+            on_absent: called for each that is neither in RAM nor on disk, before the Hub is asked for it.
 
         Raises:
             AdapterRejected: a file is broken, made for another base, or too large, alone or with the others.
@@ -127,7 +135,7 @@ class AdapterStore(Generic[A]):
             for _ in range(len(refs) if count else 0):
                 self._metrics.looked_up(TierName.RAM, hit=True)
             return held
-        sizes = await self._check_sizes(refs, token)
+        sizes = await self._check_sizes(refs, token, on_absent)
         if count:
             for file in sizes:
                 self._metrics.looked_up(TierName.RAM, hit=file in self._ram)
@@ -191,10 +199,12 @@ class AdapterStore(Generic[A]):
         finally:
             self._look_again()
 
-    async def _check_sizes(self, refs: Sequence[AdapterRef], token: str | None) -> dict[WeightFile, int]:
+    async def _check_sizes(
+        self, refs: Sequence[AdapterRef], token: str | None, on_absent: Callable[[], object]
+    ) -> dict[WeightFile, int]:
         """Refuse what does not fit into RAM together, before any of it is downloaded; return the sizes."""
         files = {weight_file(ref): ref for ref in refs}
-        found = await asyncio.gather(*(self._size(ref, token) for ref in files.values()))
+        found = await asyncio.gather(*(self._size(ref, token, on_absent) for ref in files.values()))
         sizes = dict(zip(files, found, strict=True))
         if sum(found) > self._most_bytes:
             named = ", ".join(f"{file.repo} {size}" for file, size in sizes.items())
@@ -204,11 +214,16 @@ class AdapterStore(Generic[A]):
             )
         return sizes
 
-    async def _size(self, ref: AdapterRef, token: str | None) -> int:
+    async def _size(
+        self, ref: AdapterRef, token: str | None, on_absent: Callable[[], object] = lambda: None
+    ) -> int:
         adapter = self._ram.peek(weight_file(ref))
         if adapter is not None:
             return adapter.nbytes
-        threads = self._threads.lookup if await self._is_on_disk(ref) else self._threads.download
+        threads = self._threads.lookup
+        if not await self._is_on_disk(ref):
+            on_absent()
+            threads = self._threads.download
         return await asyncio.get_running_loop().run_in_executor(threads, self._files.size, ref, token)
 
     async def _get(self, ref: AdapterRef, token: str | None, nbytes: int, count: bool) -> A:

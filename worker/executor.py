@@ -90,10 +90,10 @@ class JobExecutor(Generic[A]):
         held = (affinity for affinity, refs in self._recent.items() if self._store.holds(refs))
         return tuple(reversed(tuple(held)))
 
-    async def fetch(self, running: RunningJob) -> float:
+    async def fetch(self, running: RunningJob, on_absent: Callable[[], object]) -> float:
         """Bring the job's adapters and picture to RAM, and return the seconds that this took.
 
-        May run beside a drawing.
+        May run beside a drawing. `on_absent` is called for each adapter that has to come from the Hub.
 
         Raises:
             Interrupted: the job was stopped.
@@ -104,7 +104,8 @@ class JobExecutor(Generic[A]):
         started = self._clock()
         if digest := job.params.source:
             running.source = await _in_time(running, self._source(job, digest))
-        await _in_time(running, self._store.fetch(job.adapters, self._token(job)))
+        fetching = self._store.fetch(job.adapters, self._token(job), on_absent=on_absent)
+        await _in_time(running, fetching)
         return self._clock() - started
 
     async def _source(self, job: Job, digest: str) -> Image:

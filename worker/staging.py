@@ -18,6 +18,10 @@ MOST_STAGED = 16
 GRACE = 0.05
 """Seconds that adapters which are in RAM or on disk take to be there, before another job is looked for."""
 
+MOST_FAR = 2
+"""Jobs that may wait for the Hub without that grace: with more of them, it is the pace at which one worker
+takes jobs from the others."""
+
 
 @dataclass(slots=True, eq=False)
 class StagedJob:
@@ -26,11 +30,13 @@ class StagedJob:
     Attributes:
         fetching: ends with the seconds that took, or with None if the job is over.
         expected: keeps the adapters in RAM.
+        is_far: whether one of the adapters has to come from the Hub.
     """
 
     running: RunningJob
-    fetching: asyncio.Task[float | None]
+    fetching: asyncio.Task[float | None] = field(init=False)
     expected: ExitStack = field(default_factory=ExitStack)
+    is_far: bool = False
 
 
 class Staging(Generic[A]):
@@ -54,7 +60,8 @@ class Staging(Generic[A]):
 
     def add(self, running: RunningJob) -> None:
         """Begin to fetch the job's adapters."""
-        staged = StagedJob(running, asyncio.create_task(self._fetch(running)))
+        staged = StagedJob(running)
+        staged.fetching = asyncio.create_task(self._fetch(staged))
         staged.expected.enter_context(self._executor.expected(running.lease.job))
         self._jobs.append(staged)
         staged.fetching.add_done_callback(lambda _done: self._fetched(staged))
@@ -69,7 +76,7 @@ class Staging(Generic[A]):
         return None
 
     async def changed(self) -> None:
-        """Return when a job has become ready, or is gone, since `take` gave none."""
+        """Return when a job has become ready, is gone, or turned out to be far, since `take` gave none."""
         await self._changed.wait()
 
     async def clear(self) -> list[RunningJob]:
@@ -82,12 +89,17 @@ class Staging(Generic[A]):
             await asyncio.wait([staged.fetching for staged in jobs])
         return [staged.running for staged in jobs]
 
-    async def _fetch(self, running: RunningJob) -> float | None:
+    async def _fetch(self, staged: StagedJob) -> float | None:
         try:
-            return await self._executor.fetch(running)
+            return await self._executor.fetch(staged.running, lambda: self._absent(staged))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this job's
-            self._on_error(running, error)
+            self._on_error(staged.running, error)
             return None
+
+    def _absent(self, staged: StagedJob) -> None:
+        staged.is_far = True
+        if sum(each.is_far for each in self._jobs) <= MOST_FAR:
+            self._changed.set()
 
     def _fetched(self, staged: StagedJob) -> None:
         if staged in self._jobs and (staged.fetching.cancelled() or staged.fetching.result() is None):

@@ -137,6 +137,20 @@ async def test_a_file_that_was_evicted_before_it_was_read_is_fetched_again(rig: 
     assert rig.files.fetched == 2
 
 
+async def test_who_fetches_is_told_of_adapters_that_only_the_hub_has(rig: Rig) -> None:
+    told: list[str] = []
+
+    async def fetch(name: str) -> None:
+        await rig.store.fetch([a_ref(name, 10)], None, on_absent=lambda: told.append(name))
+
+    await fetch("on disk")
+    rig.files.lost = 1
+    await fetch("on the Hub")
+    rig.files.lost = 1
+    await fetch("on disk")  # by now in RAM
+    assert told == ["on the Hub"]
+
+
 async def test_a_disk_that_keeps_nothing_is_said_to_be_too_small(rig: Rig) -> None:
     rig.files.lost = 100
     with pytest.raises(WorkerFault, match="disk tier is too small"):
