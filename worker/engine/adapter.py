@@ -1,12 +1,12 @@
 """An adapter in the one form that is applied: changes of the base's weights, and words that it adds."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from worker.engine.matrices import Matrix, Product
+from worker.engine.matrices import Exchange, Matrix, Product
 
 CLIP_L, CLIP_G, T5 = "clip_l", "clip_g", "t5"
 """Text encoders that words are learned for: a base's first CLIP, its second one, and a T5 wherever it is."""
@@ -39,6 +39,14 @@ class Delta:
         """The tensors that it consists of."""
         return self.matrix.factors if self.magnitude is None else (*self.matrix.factors, self.magnitude)
 
+    def exchanged(self, exchange: Exchange) -> "Delta":
+        """Return the same change over other tensors."""
+        return Delta(
+            matrix=self.matrix.exchanged(exchange),
+            scale=self.scale,
+            magnitude=None if self.magnitude is None else exchange(self.magnitude),
+        )
+
     def of(self, pristine: Tensor, strength: float) -> Tensor:
         """Return the change of `pristine` (float32, in the weight's shape) as a new tensor.
 
@@ -69,6 +77,11 @@ class Word:
         """What the tokenizer is taught: diffusers writes a word of several vectors as `w w_1 w_2`."""
         count = next(iter(self.vectors.values())).shape[0]
         return (self.token, *(f"{self.token}_{number}" for number in range(1, count)))
+
+    def exchanged(self, exchange: Exchange) -> "Word":
+        """Return the same word over other tensors."""
+        vectors = {encoder: exchange(each) for encoder, each in self.vectors.items()}
+        return Word(token=self.token, vectors=vectors)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,3 +114,14 @@ class CanonicalAdapter:
                 yield from delta.factors
         for word in self.words:
             yield from word.vectors.values()
+
+    def exchanged(self, exchange: Exchange) -> "CanonicalAdapter":
+        """Return the same adapter over other tensors."""
+        return replace(
+            self,
+            changes={
+                name: tuple([delta.exchanged(exchange) for delta in deltas])
+                for name, deltas in self.changes.items()
+            },
+            words=tuple(word.exchanged(exchange) for word in self.words),
+        )

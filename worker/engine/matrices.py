@@ -15,6 +15,9 @@ from torch import Tensor
 Peak = Callable[[Tensor], float]
 """The greatest magnitude that a factor holds."""
 
+Exchange = Callable[[Tensor], Tensor]
+"""From a tensor to one of the same shape and dtype that lies elsewhere."""
+
 
 class Matrix(Protocol):
     """A matrix in some form."""
@@ -27,6 +30,10 @@ class Matrix(Protocol):
     @property
     def factors(self) -> tuple[Tensor, ...]:
         """The tensors that it consists of."""
+        ...
+
+    def exchanged(self, exchange: Exchange) -> "Matrix":
+        """Return the same matrix over other tensors."""
         ...
 
     def dense(self, device: torch.device) -> Tensor:
@@ -54,6 +61,10 @@ class Dense:
     def factors(self) -> tuple[Tensor, ...]:
         """The matrix."""
         return (self.values,)
+
+    def exchanged(self, exchange: Exchange) -> "Dense":
+        """Return it over other tensors."""
+        return Dense(values=exchange(self.values))
 
     def dense(self, device: torch.device) -> Tensor:
         """Return it in float32 on `device`."""
@@ -85,6 +96,10 @@ class Product:
     def factors(self) -> tuple[Tensor, ...]:
         """Up and down."""
         return self.up, self.down
+
+    def exchanged(self, exchange: Exchange) -> "Product":
+        """Return it over other tensors."""
+        return Product(up=exchange(self.up), down=exchange(self.down))
 
     def dense(self, device: torch.device) -> Tensor:
         """Return the product."""
@@ -121,6 +136,10 @@ class Tucker:
         """Core, up and down."""
         return self.core, self.up, self.down
 
+    def exchanged(self, exchange: Exchange) -> "Tucker":
+        """Return it over other tensors."""
+        return Tucker(core=exchange(self.core), up=exchange(self.up), down=exchange(self.down))
+
     def dense(self, device: torch.device) -> Tensor:
         """Return it multiplied out."""
         core, up, down = (each.to(device).float() for each in self.factors)
@@ -150,6 +169,10 @@ class Hadamard:
         """The factors of both."""
         return self.left.factors + self.right.factors
 
+    def exchanged(self, exchange: Exchange) -> "Hadamard":
+        """Return it over other tensors."""
+        return Hadamard(left=self.left.exchanged(exchange), right=self.right.exchanged(exchange))
+
     def dense(self, device: torch.device) -> Tensor:
         """Return the product."""
         return self.left.dense(device) * self.right.dense(device)
@@ -175,6 +198,10 @@ class Kronecker:
     def factors(self) -> tuple[Tensor, ...]:
         """The factors of both."""
         return self.left.factors + self.right.factors
+
+    def exchanged(self, exchange: Exchange) -> "Kronecker":
+        """Return it over other tensors."""
+        return Kronecker(left=self.left.exchanged(exchange), right=self.right.exchanged(exchange))
 
     def dense(self, device: torch.device) -> Tensor:
         """Return the product."""

@@ -1,18 +1,15 @@
 """The memory that an adapter's tensors lie in: one slab, as far as that can be had without copying."""
 
 import mmap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar, cast
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter
-
-T = TypeVar("T")
-Exchange = Callable[[Tensor], Tensor]
+from worker.engine.matrices import Exchange
 
 ALIGNMENT = 64
 """Bytes: a line of the processor's cache, and more than any kernel asks for."""
@@ -63,8 +60,8 @@ def compacted(adapter: CanonicalAdapter) -> CanonicalAdapter:
         copy = slab[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         copies[place] = copy.copy_(tensor)
         start += _padded(tensor.nbytes)
-    changes, words = exchanged((adapter.changes, adapter.words), lambda tensor: copies[_place(tensor)])
-    return replace(adapter, nbytes=needed + TENSOR_NBYTES * len(tensors), changes=changes, words=words)
+    copied = adapter.exchanged(lambda tensor: copies[_place(tensor)])
+    return replace(copied, nbytes=needed + TENSOR_NBYTES * len(tensors))
 
 
 def moved(adapter: CanonicalAdapter, move: Exchange) -> CanonicalAdapter:
@@ -81,8 +78,7 @@ def moved(adapter: CanonicalAdapter, move: Exchange) -> CanonicalAdapter:
         view.set_(buffer.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
         return view
 
-    changes, words = exchanged((adapter.changes, adapter.words), same_view)
-    return replace(adapter, changes=changes, words=words)
+    return adapter.exchanged(same_view)
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
@@ -91,20 +87,3 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
 
 def _padded(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
-
-
-def exchanged(value: T, exchange: Exchange) -> T:
-    """Return any shape of data with all tensors in it exchanged. Knows no kind of change by name."""
-
-    def of(value: Any) -> Any:  # noqa: ANN401 - any shape of data, as it comes
-        if isinstance(value, Tensor):
-            return exchange(value)
-        if isinstance(value, Mapping):
-            return {key: of(each) for key, each in value.items()}
-        if isinstance(value, tuple | list):
-            return tuple(of(each) for each in value)
-        if is_dataclass(value) and not isinstance(value, type):
-            return replace(value, **{each.name: of(getattr(value, each.name)) for each in fields(value)})
-        return value
-
-    return cast("T", of(value))

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from worker.engine.matrices import Matrix, Product
-from worker.engine.slab import exchanged
 from worker.engine.targets import Targets
 from worker.engine.weights import BaseWeights, Change
 
@@ -126,7 +125,7 @@ class UnmergedLayers:
 def _merged(parts: Sequence[Change], device: torch.device) -> _Beside:
     """Return what changes one layer, on its device: some of it may be there, some in the host's memory."""
     there = [
-        (exchanged(delta.matrix, lambda tensor: tensor.to(device)), delta.scale * strength)
+        (delta.matrix.exchanged(lambda tensor: tensor.to(device)), delta.scale * strength)
         for delta, strength in parts
     ]
     products = [(matrix, scale) for matrix, scale in there if isinstance(matrix, Product)]
