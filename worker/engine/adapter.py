@@ -109,11 +109,18 @@ class CanonicalAdapter:
     @property
     def tensors(self) -> Iterator[Tensor]:
         """All that it consists of; some more than once."""
-        for deltas in self.changes.values():
+        return (tensor for _, tensor in self.named_tensors)
+
+    @property
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The same, each with the weight or the word that it is for."""
+        for name, deltas in self.changes.items():
             for delta in deltas:
-                yield from delta.factors
+                for factor in delta.factors:
+                    yield name, factor
         for word in self.words:
-            yield from word.vectors.values()
+            for vectors in word.vectors.values():
+                yield word.token, vectors
 
     def exchanged(self, exchange: Exchange) -> "CanonicalAdapter":
         """Return the same adapter over other tensors."""

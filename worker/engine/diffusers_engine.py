@@ -17,6 +17,7 @@ from worker.engine.drawing import Drawing
 from worker.engine.families import FAMILIES, denoiser_name
 from worker.engine.fingerprint import fingerprint
 from worker.engine.ingest import ingest
+from worker.engine.layouts import Layouts
 from worker.engine.swap import Swap
 from worker.engine.targets import find_targets
 from worker.engine.tiers import pinned, raised
@@ -37,6 +38,7 @@ class DiffusersEngine:
         self._targets = find_targets({name: parts[name] for name in adaptable if name in parts})
         self._info = replace(info, adapters="unmerged" if self._targets.kept else "merged")
         self._conversion = _conversion(pipeline)
+        self._layouts = Layouts()
         self._swap = Swap(AdaptableWeights(self._targets))
         self._drawing = Drawing(pipeline, info)
         self._vocabulary = Vocabulary(pipeline)
@@ -53,7 +55,7 @@ class DiffusersEngine:
         Raises:
             AdapterFault: broken, hostile, or made for another base.
         """
-        adapter = ingest(path, self._targets, self._conversion)
+        adapter = ingest(path, self._targets, self._conversion, self._layouts)
         self._vocabulary.check(adapter.words)
         return pinned(adapter) if self._device.type == "cuda" else adapter
 

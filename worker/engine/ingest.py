@@ -6,24 +6,26 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
 
 from torch import Tensor
 
-from worker.engine.adapter import CanonicalAdapter, Delta, Word
+from worker.engine.adapter import CanonicalAdapter, Delta
 from worker.engine.contract import AdapterFault, quoted
 from worker.engine.conversion import Conversion
 from worker.engine.keys import sort_keys
 from worker.engine.kinds import bias_delta, bias_parts, weight_delta
 from worker.engine.layers import Layer, read_layers
+from worker.engine.layouts import Head, Layouts, read_head
 from worker.engine.peaks import peaks_of
 from worker.engine.scales import LoraConfig, read_configs
 from worker.engine.slab import compacted, nbytes_of
 from worker.engine.spelling import spell
 from worker.engine.targets import Targets
-from worker.engine.weight_file import hollow, read_header, read_tensors
+from worker.engine.weight_file import hollow, read_content, read_header, read_tensors, slab_in
 from worker.engine.words import read_words
 
 UNKNOWN_SHARE = 0.05
@@ -32,53 +34,85 @@ UNKNOWN_SHARE = 0.05
 LARGEST_PRODUCT = 1e30
 """Of numbers on the way to a change: float32 holds 3e38, and a strength is yet to come."""
 
-HASHED_AT_ONCE = 4 << 20
-"""Bytes: some milliseconds."""
+HASHED_AT_ONCE = 16 << 20
+"""Bytes: some ten milliseconds. Between two of them, Python's lock has to be waited for."""
 
 REHEARSED_NBYTES = 64 << 20
 """Of a file's tensors, from which on it takes longer to read them than to see whether they fit the base."""
 
-Changes = Mapping[str, Sequence[Delta]]
 
-
-def ingest(path: Path, targets: Targets, conversion: Conversion) -> CanonicalAdapter:
+def ingest(path: Path, targets: Targets, conversion: Conversion, layouts: Layouts) -> CanonicalAdapter:
     """Read a weight file for the base that `targets` belongs to. Reads no weight and writes none.
 
     Raises:
         AdapterFault: broken, hostile, of another kind, or made for another base.
     """
+    head = read_head(path)
+    layout = layouts.of(head)
+    if layout is not None:
+        content = read_content(path, head.nbytes + layout.nbytes)
+        slab = slab_in(content, head.nbytes)
+        if layout.fits(slab):
+            with _hashed_beside(content) as digest:
+                return _checked(layout.adapter_in(slab), layout.peaks_in(slab), digest)
+    return _studied(path, targets, conversion, layouts, head)
+
+
+def _studied(
+    path: Path, targets: Targets, conversion: Conversion, layouts: Layouts, head: Head
+) -> CanonicalAdapter:
+    """Read a file of whose like nothing is known."""
     header = read_header(path)
     # before the tensors are read: whole checkpoints are taken for adapters, and are large
     found_keys = sort_keys({key: key for key in header.entries}, targets.components)
     configs = read_configs(header.metadata, targets.components)
     respell = partial(spell, components=targets.components, conversion=conversion)
 
-    def meant(tensors: Mapping[str, Tensor]) -> tuple[Changes, Sequence[str], Sequence[Word]]:
+    def meant(tensors: Mapping[str, Tensor]) -> CanonicalAdapter:
         found = found_keys.with_values(tensors)
         changes, unknown = _changes(read_layers(found, respell), targets, configs)
         unknown = [*unknown, *found.unknown]
         _refuse_strangers(unknown, len(changes) + len(unknown), targets.components)
-        return changes, unknown, read_words(found.words)
+        return CanonicalAdapter(
+            digest="",
+            nbytes=0,
+            changes={name: tuple(deltas) for name, deltas in changes.items()},
+            reach=0.0,
+            words=read_words(found.words),
+            warnings=_warnings(unknown, len(changes) + len(unknown)),
+        )
 
     if header.tensors_nbytes >= REHEARSED_NBYTES and conversion.renames_only:
         meant(hollow(header))
     file = read_tensors(path, header)
     with _hashed_beside(file.content) as digest:
-        changes, unknown, words = meant(file.tensors)
-        tensors = _named_tensors(changes, words)
-        peaks = _finite_peaks(tensors)
-        reach, fixed_reach = _reach(changes, peaks)
-    adapter = CanonicalAdapter(
-        digest=digest.result(),
-        nbytes=nbytes_of(tensor for _, tensor in tensors),
-        changes={name: tuple(deltas) for name, deltas in changes.items()},
-        reach=reach,
-        fixed_reach=fixed_reach,
-        words=tuple(words),
-        warnings=_warnings(unknown, len(changes) + len(unknown)),
-    )
+        adapter = meant(file.tensors)
+        adapter = _checked(adapter, peaks_of(list(adapter.tensors)), digest)
+    if conversion.renames_only:  # others look at numbers, too
+        layouts.note(head, header, file.slab, adapter)
     del file  # its slab goes here, unless tensors still lie in it
     return compacted(adapter)
+
+
+def _checked(adapter: CanonicalAdapter, peaks: Sequence[float], digest: Future[str]) -> CanonicalAdapter:
+    """Return the adapter with what its numbers and bytes decide on.
+
+    Args:
+        adapter: without that.
+        peaks: the greatest magnitude in each of its tensors.
+        digest: of its file, being made.
+
+    Raises:
+        AdapterFault: a number is not finite, or they are too large.
+    """
+    by_tensor = {}
+    for (name, tensor), peak in zip(adapter.named_tensors, peaks, strict=True):
+        if not math.isfinite(peak):
+            raise AdapterFault(f"{name}: a factor holds NaN or infinity")
+        by_tensor[id(tensor)] = peak
+    reach, fixed_reach = _reach(adapter.changes, by_tensor)
+    nbytes = nbytes_of(adapter.tensors)
+    return replace(adapter, digest=digest.result(), nbytes=nbytes, reach=reach, fixed_reach=fixed_reach)
 
 
 @contextmanager
@@ -154,27 +188,7 @@ def _warnings(unknown: Sequence[str], total: int) -> tuple[str, ...]:
     return (f"{share} match nothing in this base and are left out, such as {quoted(unknown[0])}",)
 
 
-def _named_tensors(changes: Changes, words: Sequence[Word]) -> list[tuple[str, Tensor]]:
-    factors = [
-        (name, factor) for name, deltas in changes.items() for delta in deltas for factor in delta.factors
-    ]
-    return factors + [(word.token, vectors) for word in words for vectors in word.vectors.values()]
-
-
-def _finite_peaks(tensors: Sequence[tuple[str, Tensor]]) -> Mapping[int, float]:
-    """Return the greatest magnitude in each tensor, by its `id`.
-
-    Raises:
-        AdapterFault: one holds NaN or infinity.
-    """
-    peaks = peaks_of(tensor for _, tensor in tensors)
-    for name, tensor in tensors:
-        if not math.isfinite(peaks[id(tensor)]):
-            raise AdapterFault(f"{name}: a factor holds NaN or infinity")
-    return peaks
-
-
-def _reach(changes: Changes, peaks: Mapping[int, float]) -> tuple[float, float]:
+def _reach(changes: Mapping[str, Sequence[Delta]], peaks: Mapping[int, float]) -> tuple[float, float]:
     """Return bounds on the change of any element: at strength 1 in proportion to it, and at any strength.
 
     A DoRA's weight is within its magnitude; what is inside the norm is bounded, too, as its squares are

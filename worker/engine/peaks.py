@@ -6,10 +6,12 @@ integer that grows with it; infinity's is above those of all numbers, and NaN's 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 AT_ONCE = 1 << 20
@@ -18,32 +20,86 @@ AT_ONCE = 1 << 20
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 Span = tuple[int, int]
-"""A tensor's first element in its storage, and the one after its last."""
+"""A tensor's first element in its slab, and the one after its last."""
 
 
-def peaks_of(tensors: Iterable[Tensor]) -> Mapping[int, float]:
-    """Return the greatest magnitude in each tensor, by its `id`: NaN or infinity if it holds one.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stretch:
+    """What is searched at once: elements of a slab.
+
+    Attributes:
+        places: where each tensor begins and ends, but for the last one's end.
+        owners: which tensors begin and end there.
+    """
+
+    first: int
+    last: int
+    places: NDArray[np.int64]
+    owners: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """Where in a slab the tensors of one dtype lie."""
+
+    dtype: torch.dtype
+    stretches: Sequence[_Stretch]
+
+    def into(self, peaks: list[float], slab: Tensor) -> None:
+        """Write the peak of each tensor to its place; `slab` is any view of the slab."""
+        storage = slab.untyped_storage()
+        size = storage.nbytes() // self.dtype.itemsize
+        bits = torch.empty(0, dtype=_INTEGERS[self.dtype.itemsize]).set_(storage, 0, (size,), (1,)).numpy()
+        magnitude = np.iinfo(bits.dtype).max  # all bits but the sign
+        for stretch in self.stretches:
+            # it reduces from each place to the next: every second one is a gap, of one element at least
+            found = np.maximum.reduceat(bits[stretch.first : stretch.last] & magnitude, stretch.places)[::2]
+            values = torch.from_numpy(found.copy()).view(self.dtype).tolist()
+            for value, owners in zip(values, stretch.owners, strict=True):
+                for owner in owners:
+                    peaks[owner] = value
+
+
+def peaks_of(tensors: Sequence[Tensor]) -> list[float]:
+    """Return the greatest magnitude in each tensor: NaN or infinity if it holds one, 0 if it holds nothing.
 
     Args:
         tensors: of floating-point numbers, on the CPU.
     """
-    slabs: dict[tuple[int, torch.dtype], Tensor] = {}
-    spans: defaultdict[tuple[int, torch.dtype], defaultdict[Span, list[int]]]
-    spans = defaultdict(lambda: defaultdict(list))
-    peaks: dict[int, float] = {}
-    for tensor in tensors:
-        if not tensor.numel():
-            peaks[id(tensor)] = 0.0
-            continue
-        dense = _dense(tensor)
-        slab = dense.untyped_storage().data_ptr(), dense.dtype
-        slabs.setdefault(slab, dense)
-        start = int(dense.storage_offset())
-        spans[slab][start, start + dense.numel()].append(id(tensor))
-    for slab, found in spans.items():
-        for span, peak in _peaks(slabs[slab], found):
-            peaks |= dict.fromkeys(found[span], peak)
+    peaks = [0.0] * len(tensors)
+    for search, slab in searches_of(tensors):
+        search.into(peaks, slab)
     return peaks
+
+
+def searches_of(tensors: Sequence[Tensor]) -> list[tuple[Search, Tensor]]:
+    """Return how to search the tensors' slabs, or copies where tensors have gaps, and a view of each slab."""
+    slabs: dict[tuple[int, torch.dtype], Tensor] = {}
+    owners: defaultdict[tuple[int, torch.dtype], defaultdict[Span, list[int]]]
+    owners = defaultdict(lambda: defaultdict(list))
+    for number, tensor in enumerate(tensors):
+        if tensor.numel():
+            dense = _dense(tensor)
+            slab = dense.untyped_storage().data_ptr(), dense.dtype
+            slabs.setdefault(slab, dense)
+            start = int(dense.storage_offset())
+            owners[slab][start, start + dense.numel()].append(number)
+    return [(_search(slab[1], found), slabs[slab]) for slab, found in owners.items()]
+
+
+def _search(dtype: torch.dtype, owners: Mapping[Span, Sequence[int]]) -> Search:
+    return Search(
+        dtype=dtype,
+        stretches=[
+            _Stretch(
+                first=group[0][0],
+                last=group[-1][1],
+                places=np.array(group).ravel()[:-1] - group[0][0],
+                owners=[owners[span] for span in group],
+            )
+            for group in _groups(sorted(owners))
+        ],
+    )
 
 
 def _dense(tensor: Tensor) -> Tensor:
@@ -51,21 +107,6 @@ def _dense(tensor: Tensor) -> Tensor:
     if tensor.is_contiguous():
         return tensor
     return (tensor.mT if tensor.ndim >= 2 else tensor).contiguous()
-
-
-def _peaks(one: Tensor, spans: Iterable[Span]) -> Iterator[tuple[Span, float]]:
-    """Yield the peak of each of `spans` in the storage of `one`."""
-    storage = one.untyped_storage()
-    size = storage.nbytes() // one.dtype.itemsize
-    whole = torch.empty(0, dtype=_INTEGERS[one.dtype.itemsize]).set_(storage, 0, (size,), (1,)).numpy()
-    magnitude = np.iinfo(whole.dtype).max  # all bits but the sign
-    for group in _groups(sorted(spans)):
-        first, last = group[0][0], group[-1][1]
-        bits = whole[first:last] & magnitude
-        # it reduces from each place to the next: every second stretch is a gap, of one element at least
-        places = np.array(group).ravel()[:-1] - first
-        found = np.maximum.reduceat(bits, places)[::2].copy()
-        yield from zip(group, torch.from_numpy(found).view(one.dtype).tolist(), strict=True)
 
 
 def _groups(spans: Sequence[Span]) -> Iterator[list[Span]]:

@@ -22,6 +22,9 @@ MAX_KEY = 512
 
 LONGEST_REASON = 300
 
+ALIGNED = 8
+"""Bytes: where all numbers may begin. A header's length is filled up to them."""
+
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How pickles begin, zipped by torch or bare. A header's length may begin so too: a hint, not a proof."""
@@ -62,10 +65,12 @@ class WeightFile:
 
     Attributes:
         content: all of its bytes.
-        tensors: by key; views of `content`, but for those that it does not align.
+        slab: those after its header, as a tensor.
+        tensors: by key; views of the slab, but for those that it does not align.
     """
 
     content: memoryview
+    slab: Tensor
     tensors: Mapping[str, Tensor]
 
 
@@ -96,28 +101,53 @@ def read_header(path: Path) -> Header:
         raise _broken(head, str(error)) from error
 
 
+def read_header_text(path: Path) -> bytes:
+    """Return a header as it is written, unchecked.
+
+    Raises:
+        AdapterFault: the file ends before it does, or it is beyond the limits.
+    """
+    _, length = _header_length(path)
+    with path.open("rb") as file:
+        file.seek(8)
+        return file.read(length)
+
+
 def read_tensors(path: Path, header: Header) -> WeightFile:
     """Read the whole file, of that header.
 
     Raises:
         AdapterFault: it is another one by now.
     """
-    content = _read_all(path, header.nbytes + header.tensors_nbytes)
-    raw = torch.frombuffer(content, dtype=torch.uint8)
+    content = read_content(path, header.nbytes + header.tensors_nbytes)
+    slab = slab_in(content, header.nbytes)
     # one operation for each tensor: a file has thousands, and Python's time for them stops all other threads
-    typed = {
-        dtype: raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype) for dtype in _DTYPES.values()
-    }
+    typed = typed_views(slab)
     tensors = {}
-    start = header.nbytes
+    start = 0
     for key, entry in header.entries.items():
         place, rest = divmod(start, entry.dtype.itemsize)
         if rest:  # which no writer does
-            tensors[key] = raw[start : start + entry.nbytes].clone().view(entry.dtype).view(entry.shape)
+            tensors[key] = slab[start : start + entry.nbytes].clone().view(entry.dtype).view(entry.shape)
         else:
             tensors[key] = typed[entry.dtype].as_strided(entry.shape, _strides(entry.shape), place)
         start += entry.nbytes
-    return WeightFile(content=content, tensors=tensors)
+    return WeightFile(content=content, slab=slab, tensors=tensors)
+
+
+def slab_in(content: memoryview, start: int) -> Tensor:
+    """Return the bytes of a file that follow its header: where they lie, if numbers may begin there."""
+    if start == len(content):
+        return torch.empty(0, dtype=torch.uint8)
+    raw = torch.frombuffer(content, dtype=torch.uint8, offset=start)
+    return raw if start % ALIGNED == 0 else raw.clone()
+
+
+def typed_views(slab: Tensor) -> dict[torch.dtype, Tensor]:
+    """Return the bytes as numbers of each of the formats."""
+    return {
+        dtype: slab[: len(slab) // dtype.itemsize * dtype.itemsize].view(dtype) for dtype in _DTYPES.values()
+    }
 
 
 def hollow(header: Header) -> dict[str, Tensor]:
@@ -172,8 +202,12 @@ def _check_keys(keys: Iterable[str]) -> None:
             raise AdapterFault(f"{quoted(key)}: a key may have up to {MAX_KEY} printable characters")
 
 
-def _read_all(path: Path, size: int) -> memoryview:
-    """Return the bytes, as many as the header speaks of."""
+def read_content(path: Path, size: int) -> memoryview:
+    """Return the file's bytes, which are that many.
+
+    Raises:
+        AdapterFault: they are not.
+    """
     content = new_slab(size)
     with path.open("rb") as file:
         if file.readinto(content) != size or file.read(1):

@@ -1,0 +1,270 @@
+"""A file of a header that was met before comes out as it does where nothing is known, bit by bit."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests import adapter_files as files
+from tests.adapter_kinds import Maker, spelled
+from tests.integration.worker.engine.conftest import open_engine
+from tests.integration.worker.engine.test_equals_diffusers import CASES, Case, attention_only
+from tests.integration.worker.engine.test_kinds import (
+    ENCODERS,
+    IN_KERNELS,
+    KERNELS,
+    KINDS,
+    LINEAR,
+    NORMS,
+    made_for,
+    named,
+)
+from tests.tiny_families import build
+from worker.engine import layouts as layouts_module
+from worker.engine.adapter import CanonicalAdapter
+from worker.engine.contract import AdapterFault
+from worker.engine.diffusers_engine import DiffusersEngine
+from worker.engine.ingest import ingest
+from worker.engine.layouts import Layouts
+
+CONFIG = "lora_adapter_metadata"
+
+
+@pytest.fixture
+def layouts() -> Layouts:
+    return Layouts()
+
+
+def read(engine: DiffusersEngine, path: Path, layouts: Layouts | None = None) -> CanonicalAdapter:
+    """Ingest the file with what `layouts` know: nothing, where there are none."""
+    return ingest(path, engine._targets, engine._conversion, layouts or Layouts())
+
+
+def read_as_known(engine: DiffusersEngine, path: Path, layouts: Layouts) -> CanonicalAdapter:
+    with mock.patch("worker.engine.ingest._studied", side_effect=AssertionError("nothing is known of it")):
+        return read(engine, path, layouts)
+
+
+def is_known(engine: DiffusersEngine, path: Path, layouts: Layouts) -> bool:
+    with mock.patch("worker.engine.ingest._studied", return_value=None):
+        return read(engine, path, layouts) is not None
+
+
+def sibling(path: Path, header: Mapping[str, str] | None = None, **changes: Tensor) -> Path:
+    """Write a file with other numbers under the same header; alphas stay, and so do `changes`."""
+    generator = torch.Generator().manual_seed(77)
+    with safe_open(path, framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = {
+        key: tensor
+        if key.endswith("alpha")
+        else (torch.randn(tensor.shape, generator=generator) * 0.1).to(tensor.dtype)
+        for key, tensor in load_file(path).items()
+    }
+    return files.write(
+        path.with_name("sibling.safetensors"), tensors | changes, {**metadata, **(header or {})}
+    )
+
+
+def assert_equal(one: CanonicalAdapter, other: CanonicalAdapter) -> None:
+    assert list(one.changes) == list(other.changes)
+    for name, deltas in one.changes.items():
+        for left, right in zip(deltas, other.changes[name], strict=True):
+            assert (type(left.matrix), left.scale) == (type(right.matrix), right.scale)
+            assert left.matrix.shape == right.matrix.shape
+            assert (left.magnitude is None) == (right.magnitude is None)
+    for (name, left), (other_name, right) in zip(one.named_tensors, other.named_tensors, strict=True):
+        assert (name, left.dtype, left.stride()) == (other_name, right.dtype, right.stride())
+        assert torch.equal(left, right)
+    assert [word.token for word in one.words] == [word.token for word in other.words]
+    assert (one.digest, one.nbytes, one.warnings) == (other.digest, other.nbytes, other.warnings)
+    assert (one.reach, one.fixed_reach) == (other.reach, other.fixed_reach)
+
+
+def check(engine: DiffusersEngine, path: Path, layouts: Layouts) -> None:
+    first = read(engine, path, layouts)
+    other = sibling(path)
+    assert_equal(read_as_known(engine, other, layouts), read(engine, other))
+    assert_equal(read_as_known(engine, path, layouts), first)
+
+
+def a_lora(engine: DiffusersEngine, folder: Path, **header: str) -> Path:
+    layers = files.random_layers(engine._pipeline, attention_only(engine._pipeline), alpha=lambda _: 2.0)
+    return files.write(folder / "lora.safetensors", files.kohya(layers), header)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_every_spelling(xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, case: Case) -> None:
+    tensors, header = case(xl._pipeline)
+    check(xl, files.write(tmp_path / "a.safetensors", tensors, header), layouts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, kind: str) -> None:
+    targets = [("unet", path) for path in (KERNELS if kind in IN_KERNELS else LINEAR + KERNELS)]
+    targets += [] if kind in IN_KERNELS else ENCODERS.values()
+    layers = made_for(xl, KINDS[kind], targets)
+    tensors = spelled({named(*target): made for target, made in layers.items()})
+    check(xl, files.write(tmp_path / "a.safetensors", tensors), layouts)
+
+
+def test_norms_and_learned_words(xl: DiffusersEngine, layouts: Layouts, tmp_path: Path) -> None:
+    layers = made_for(xl, Maker.norm, [("unet", path) for path in NORMS])
+    tensors = spelled({named(*target): made for target, made in layers.items()})
+    tensors |= {"clip_l": torch.randn(3, 32), "clip_g": torch.randn(3, 32)}
+    check(xl, files.write(tmp_path / "a.safetensors", tensors), layouts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_every_format_of_numbers(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Beside alphas of another one, which stand between them."""
+    layers = files.random_layers(xl._pipeline, attention_only(xl._pipeline), dtype=dtype)
+    check(xl, files.write(tmp_path / "a.safetensors", files.kohya(layers)), layouts)
+
+
+def test_text_fields_and_the_blanks_that_fill_a_header_make_no_difference(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    path = a_lora(xl, tmp_path)
+    read(xl, path, layouts)
+    for length in range(9):
+        other = sibling(path, {"title": "é" * length})
+        assert_equal(read_as_known(xl, other, layouts), read(xl, other))
+
+
+def test_a_file_without_text_fields_is_known_from_another_one(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    path = a_lora(xl, tmp_path)
+    bare = tmp_path / "bare.safetensors"
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    header, numbers = path.read_bytes()[8 : 8 + length], path.read_bytes()[8 + length :]
+    without = b"{" + header.partition(b"},")[2]
+    bare.write_bytes(len(without).to_bytes(8, "little") + without + numbers)
+    read(xl, bare, layouts)
+    assert_equal(read_as_known(xl, bare, layouts), read(xl, bare))
+
+
+def test_other_alphas_are_not_taken_for_the_known_ones(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    path = a_lora(xl, tmp_path)
+    first = read(xl, path, layouts)
+    alpha = next(key for key in load_file(path) if key.endswith("alpha"))
+    other = sibling(path, **{alpha: torch.tensor(3.0)})
+    assert not is_known(xl, other, layouts)
+    adapter = read(xl, other, layouts)
+    scales = [
+        [delta.scale for deltas in each.changes.values() for delta in deltas] for each in (first, adapter)
+    ]
+    assert sum(one != other for one, other in zip(*scales, strict=True)) == 1
+    assert_equal(adapter, read(xl, other))
+
+
+def test_another_config_is_not_taken_for_the_known_one(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    config = '{"unet.r": 4, "unet.lora_alpha": 3}'
+    layers = files.random_layers(xl._pipeline, attention_only(xl._pipeline))
+    path = files.write(tmp_path / "a.safetensors", files.peft(layers), {CONFIG: config})
+    read(xl, path, layouts)
+    assert is_known(xl, sibling(path, {"title": "other"}), layouts)
+    other = sibling(path, {CONFIG: config.replace("3", "8")})
+    assert not is_known(xl, other, layouts)
+    assert_equal(read(xl, other, layouts), read(xl, other))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_numbers_are_looked_at_in_every_file(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, value: float
+) -> None:
+    path = a_lora(xl, tmp_path)
+    read(xl, path, layouts)
+    key = next(key for key in load_file(path) if key.endswith("up.weight"))
+    broken = load_file(path)[key].clone()
+    broken[1, 1] = value
+    other = sibling(path, **{key: broken})
+    for known in (layouts, Layouts()):
+        with pytest.raises(AdapterFault, match=r"unet\..*: a factor holds NaN or infinity"):
+            read(xl, other, known)
+
+
+@pytest.mark.parametrize("change", [-1, 1, -1000])
+def test_a_known_header_over_another_number_of_bytes_is_refused(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, change: int
+) -> None:
+    path = a_lora(xl, tmp_path)
+    read(xl, path, layouts)
+    content = path.read_bytes()
+    path.write_bytes(content + b"\0" * change if change > 0 else content[:change])
+    for known in (layouts, Layouts()):
+        with pytest.raises(AdapterFault, match="not a whole safetensors file"):
+            read(xl, path, known)
+
+
+def test_nothing_is_remembered_of_a_file_whose_other_tensors_may_have_decided_something(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    layers = files.random_layers(xl._pipeline, attention_only(xl._pipeline))
+    tensors = files.kohya(layers) | {"lora_unet_nowhere.lora_down.weight": torch.zeros(4, 8)}
+    tensors["lora_unet_nowhere.lora_up.weight"] = torch.zeros(8, 4)
+    path = files.write(tmp_path / "a.safetensors", tensors)
+    assert read(xl, path, layouts).warnings
+    assert not is_known(xl, path, layouts)
+
+
+def test_nothing_is_remembered_of_a_refused_file(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    layers = files.random_layers(xl._pipeline, attention_only(xl._pipeline))
+    path = files.write(
+        tmp_path / "a.safetensors", files.peft(files.with_factor(layers, 3, up=torch.ones(9, 9)))
+    )
+    with pytest.raises(AdapterFault):
+        read(xl, path, layouts)
+    assert not is_known(xl, path, layouts)
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiffusersEngine]:
+    folder = tmp_path_factory.mktemp("flux")
+    build("FluxPipeline").save_pretrained(folder)
+    return open_engine(folder)
+
+
+def test_nothing_is_remembered_where_a_converter_looks_at_numbers(
+    flux: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    layers = files.random_layers(flux._pipeline, files.linears(flux._pipeline, "transformer", ".to_q"))
+    path = files.write(tmp_path / "a.safetensors", files.peft(layers))
+    read(flux, path, layouts)
+    assert not is_known(flux, path, layouts)
+
+
+def test_the_layouts_that_were_met_last_are_remembered(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layouts_module, "MOST_LAYOUTS", 2)
+    paths = []
+    for rank in (2, 3, 4):
+        layers = files.random_layers(xl._pipeline, attention_only(xl._pipeline), rank=lambda _, r=rank: r)
+        paths.append(files.write(tmp_path / f"{rank}.safetensors", files.peft(layers)))
+    for path in (paths[0], paths[1], paths[0], paths[2]):
+        read(xl, path, layouts)
+    assert [is_known(xl, path, layouts) for path in paths] == [True, False, True]
+
+
+def test_very_large_headers_are_not_remembered(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layouts_module, "MOST_TENSORS", 5)
+    path = a_lora(xl, tmp_path)
+    read(xl, path, layouts)
+    assert not is_known(xl, path, layouts)
