@@ -4,11 +4,13 @@ A converter (`lora_state_dict` of a pipeline's class) knows the formats of its f
 splits fused ones, folds alphas in, and leaves out what it does not know: with a line in the log, or without.
 So each tensor carries the keys it was made from. What no result was made from was dropped. The converters
 for UNets only rename, and there a tensor is found again as itself: carrying keys takes as long as reading.
+
+A converter may also look at a tensor's numbers, and rename by what it sees. Whoever asks is told.
 """
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,6 +38,13 @@ _PERHAPS_HUGE = re.compile(r"\d[\d_]{3}")
 
 _IN_PLACE = {"__iadd__": Tensor.add, "__imul__": Tensor.mul, "__itruediv__": Tensor.div, "mul_": Tensor.mul}
 
+_OF_FORM = {
+    "__get__",  # of a property: `shape`, `dtype`
+    "__len__",
+    *("dim", "element_size", "is_contiguous", "is_floating_point", "numel", "size", "stride"),
+}
+"""What gives no tensor and tells nothing of its numbers."""
+
 
 class Converter(Protocol):
     """`lora_state_dict` of a pipeline's class."""
@@ -53,14 +62,19 @@ class _Traced(Tensor):
     """
 
     sources: frozenset[str]
+    on_look: Callable[[Collection[str]], object]
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's own signature
-        func = _IN_PLACE.get(getattr(func, "__name__", ""), func)
+        name = getattr(func, "__name__", "")
+        func = _IN_PLACE.get(name, func)
         result = super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call] # torch's is
-        sources: frozenset[str] = frozenset().union(*(each.sources for each in _traced(args)))
-        for each in _traced([result]):
-            each.sources = sources
+        given, made = list(_traced(args)), list(_traced([result]))
+        sources: frozenset[str] = frozenset().union(*(each.sources for each in given))
+        for each in made:
+            each.sources, each.on_look = sources, given[0].on_look
+        if given and not made and result is not None and name not in _OF_FORM:
+            given[0].on_look(sources)
         return result
 
 
@@ -85,8 +99,12 @@ class Conversion:
         """Whether the converter makes no new tensors: that of UNets."""
         return self.denoiser == "unet"
 
-    def convert(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def convert(
+        self, tensors: Mapping[str, Tensor], on_look: Callable[[Collection[str]], object] = lambda _keys: None
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return the tensors by diffusers' names, and the alphas that are not folded in.
+
+        `on_look` is told of the keys at whose numbers the converter looks.
 
         Raises:
             AdapterFault: keys of no format that the family has, or of several: some would be dropped.
@@ -95,7 +113,9 @@ class Conversion:
         if not self.renames_only:
             _refuse_strange_alphas(tensors)
         given = (
-            dict(tensors) if self.renames_only else {key: _trace(key, each) for key, each in tensors.items()}
+            dict(tensors)
+            if self.renames_only
+            else {key: _trace(key, each, on_look) for key, each in tensors.items()}
         )
         try:
             state, *rest = self.converter(
@@ -120,9 +140,9 @@ class Conversion:
         return f"{self.denoiser}.{key}" if key.partition(".")[0] in self.children else key
 
 
-def _trace(key: str, tensor: Tensor) -> Tensor:
+def _trace(key: str, tensor: Tensor, on_look: Callable[[Collection[str]], object]) -> Tensor:
     traced = tensor.as_subclass(_Traced)
-    traced.sources = frozenset({key})
+    traced.sources, traced.on_look = frozenset({key}), on_look
     return traced
 
 

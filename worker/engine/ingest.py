@@ -66,7 +66,8 @@ def _studied(
     # before the tensors are read: whole checkpoints are taken for adapters, and are large
     found_keys = sort_keys({key: key for key in header.entries}, targets.components)
     configs = read_configs(header.metadata, targets.components)
-    respell = partial(spell, components=targets.components, conversion=conversion)
+    looked_at: set[str] = set()
+    respell = partial(spell, components=targets.components, conversion=conversion, on_look=looked_at.update)
 
     def meant(tensors: Mapping[str, Tensor]) -> CanonicalAdapter:
         found = found_keys.with_values(tensors)
@@ -88,8 +89,8 @@ def _studied(
     with _hashed_beside(file.content) as digest:
         adapter = meant(file.tensors)
         adapter = _checked(adapter, peaks_of(list(adapter.tensors)), digest)
-    if conversion.renames_only:  # others look at numbers, too
-        layouts.note(head, header, file.slab, adapter)
+    decisive = {found_keys.plain[key] for key in looked_at if key in found_keys.plain}
+    layouts.note(head, header, file.slab, adapter, decisive)
     del file  # its slab goes here, unless tensors still lie in it
     return compacted(adapter)
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -104,9 +104,19 @@ class Layouts:
                 self._known.move_to_end(head.key)
             return layout
 
-    def note(self, head: Head, header: Header, slab: Tensor, adapter: CanonicalAdapter) -> None:
-        """Remember what a file with that header turned out to be, if the next one has to be the same."""
-        layout = _layout(header, slab, adapter)
+    def note(
+        self, head: Head, header: Header, slab: Tensor, adapter: CanonicalAdapter, decisive: Collection[str]
+    ) -> None:
+        """Remember what a file with that header turned out to be, if the next one has to be the same.
+
+        Args:
+            head: the header as it is written.
+            header: the header as it was read.
+            slab: the file's tensors.
+            adapter: what they were taken for.
+            decisive: the keys whose numbers had a say in that.
+        """
+        layout = _layout(header, slab, adapter, decisive)
         if layout is None:
             return
         with self._lock:
@@ -139,7 +149,9 @@ def read_head(path: Path) -> Head:
     return Head(nbytes=8 + len(text), key=key)
 
 
-def _layout(header: Header, slab: Tensor, adapter: CanonicalAdapter) -> Layout | None:
+def _layout(
+    header: Header, slab: Tensor, adapter: CanonicalAdapter, decisive: Collection[str]
+) -> Layout | None:
     """Return a file's layout; None where more than header and alphas may have decided on the adapter."""
     searches = searches_of(list(adapter.tensors))
     storage = slab.untyped_storage().data_ptr()
@@ -157,6 +169,8 @@ def _layout(header: Header, slab: Tensor, adapter: CanonicalAdapter) -> Layout |
     spans = list(pairwise(accumulate((each.nbytes for each in header.entries.values()), initial=0)))
     starts = [start for start, _ in spans]
     used = {bisect_right(starts, view.offset * view.dtype.itemsize) - 1 for view in views}
+    if any(place in used for place, key in enumerate(header.entries) if key in decisive):
+        return None
     pinned = [span for place, span in enumerate(spans) if place not in used]
     if len(spans) > MOST_TENSORS or any(end - start > MOST_PINNED for start, end in pinned):
         return None

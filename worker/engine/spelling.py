@@ -1,6 +1,6 @@
 """From a file's keys to layers. diffusers' own converters translate; what they would drop is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,14 +37,19 @@ class SpelledLayer:
 
 
 def spell(
-    tensors: Mapping[str, Tensor], components: tuple[str, ...], conversion: Conversion
+    tensors: Mapping[str, Tensor],
+    components: tuple[str, ...],
+    conversion: Conversion,
+    on_look: Callable[[Collection[str]], object],
 ) -> list[SpelledLayer]:
     """Return the layers that `tensors` hold, in whichever of the formats that the base's family knows.
+
+    `on_look` is told of the keys whose numbers have a say in that.
 
     Raises:
         AdapterFault: a key that no converter understands, or half of a layer.
     """
-    state, alphas = conversion.convert(tensors)
+    state, alphas = conversion.convert(tensors, on_look)
     by_component = _split(state, components)
     alphas_of = _split({_factor_key(key): alpha for key, alpha in alphas.items()}, components)
     return [

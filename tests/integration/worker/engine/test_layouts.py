@@ -1,6 +1,7 @@
 """A file of a header that was met before comes out as it does where nothing is known, bit by bit."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -239,12 +240,43 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiffusersEngine]:
     return open_engine(folder)
 
 
-def test_nothing_is_remembered_where_a_converter_looks_at_numbers(
+def flux_layers(flux: DiffusersEngine) -> list[files.Layer]:
+    targets = files.linears(flux._pipeline, "transformer", ".to_q", ".net.2", ".proj_out")
+    return files.random_layers(flux._pipeline, targets)
+
+
+def test_a_family_whose_converter_leaves_the_tensors_as_they_are(
     flux: DiffusersEngine, layouts: Layouts, tmp_path: Path
 ) -> None:
-    layers = files.random_layers(flux._pipeline, files.linears(flux._pipeline, "transformer", ".to_q"))
-    path = files.write(tmp_path / "a.safetensors", files.peft(layers))
-    read(flux, path, layouts)
+    check(flux, files.write(tmp_path / "a.safetensors", files.peft(flux_layers(flux))), layouts)
+
+
+def test_nothing_is_remembered_where_a_converter_makes_tensors(
+    flux: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    layer = "lora_unet_double_blocks_0_img_attn_qkv"
+    width = flux._pipeline.transformer.inner_dim
+    tensors = {
+        f"{layer}.lora_down.weight": torch.randn(4, width),
+        f"{layer}.lora_up.weight": torch.randn(3 * width, 4),
+        f"{layer}.alpha": torch.tensor(2.0),
+    }
+    path = files.write(tmp_path / "a.safetensors", tensors)
+    assert len(read(flux, path, layouts).changes) == 3
+    assert not is_known(flux, path, layouts)
+
+
+def test_nothing_is_remembered_where_a_converter_looks_at_the_adapters_numbers(
+    flux: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    path = files.write(tmp_path / "a.safetensors", files.peft(flux_layers(flux)))
+
+    def curious(state: dict[str, Tensor], **options: object) -> tuple[object, ...]:
+        assert all(tensor.any() for tensor in state.values())
+        return flux._conversion.converter(state, **options)
+
+    conversion = replace(flux._conversion, converter=curious)
+    ingest(path, flux._targets, conversion, layouts)
     assert not is_known(flux, path, layouts)
 
 

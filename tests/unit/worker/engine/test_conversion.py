@@ -1,7 +1,7 @@
 """What no converter is given, and what one may still be given."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import perf_counter
 
@@ -87,3 +87,49 @@ def test_looking_for_numbers_takes_no_longer_than_a_key_is_long(key: str) -> Non
     with suppress(AdapterFault):
         convert(key)
     assert perf_counter() - start < 1
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda state: state["a"].item(),
+        lambda state: bool((state["a"] == 0).all()),
+        lambda state: float(state["a"] * state["b"]),
+        lambda state: torch.equal(state["b"], state["a"]),
+        lambda state: state["a"].tolist(),
+        lambda state: f"{torch.stack([state['a'], state['b']])[0]}",
+    ],
+)
+def test_a_converter_that_looks_at_numbers_is_known_for_it(
+    look: Callable[[dict[str, Tensor]], object],
+) -> None:
+    assert "a" in looked_at(look)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda state: state["a"].shape,
+        lambda state: (state["a"].dtype, state["a"].device, state["a"].ndim),
+        lambda state: len(state["a"]) + state["a"].numel() + state["a"].size(0) + state["a"].dim(),
+        lambda state: torch.cat([state["a"], state["b"]]).chunk(2),
+        lambda state: state["a"].mul_(2.0).to(torch.float16).contiguous().view(-1),
+        lambda state: state["b"].item(),
+    ],
+)
+def test_one_that_works_by_shapes_is_not(work: Callable[[dict[str, Tensor]], object]) -> None:
+    assert "a" not in looked_at(work)
+
+
+def looked_at(work: Callable[[dict[str, Tensor]], object]) -> set[str]:
+    found: set[str] = set()
+
+    def convert(state: dict[str, Tensor], **_options: object) -> tuple[object, ...]:
+        work(state)
+        return state, {}, None
+
+    conversion = Conversion(
+        converter=convert, unet_config=None, denoiser="transformer", children=frozenset({"blocks"})
+    )
+    conversion.convert({"a": torch.ones(1), "b": torch.ones(1)}, found.update)
+    return found
