@@ -75,7 +75,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
         plain, folder = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp(quantiser)
         pipeline = build(family)
         pipeline.save_pretrained(plain)
-        name = denoiser_name(pipeline)
+        name = denoiser_name(pipeline.components)
         quantised = {
             name: type(pipeline.components[name]).from_pretrained(
                 plain / name, quantization_config=CONFIGS[quantiser](), dtype=torch.float32
@@ -120,7 +120,7 @@ def reference_pixels(folder: Path, adapter: Path) -> np.ndarray:
 def adapter_for(family: str, folder: Path) -> tuple[Path, int]:
     """A file for all linear layers of denoiser and CLIP, and their number."""
     plain = build(family)
-    targets = files.linears(plain, denoiser_name(plain)) + files.linears(plain, "text_encoder")
+    targets = files.linears(plain, denoiser_name(plain.components)) + files.linears(plain, "text_encoder")
     layers = files.random_layers(plain, targets)
     return files.write(folder / "adapter.safetensors", files.peft(layers)), len(layers)
 
