@@ -26,7 +26,7 @@ from tests.tiny_families import build
 from worker.engine.contract import BaseDamaged, SwapReport
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.families import denoiser_name
-from worker.engine.snapshot import choose_variant, needed_files
+from worker.engine.snapshot import choose_files
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
@@ -152,7 +152,7 @@ def test_a_stored_base_draws_what_diffusers_draws_and_comes_out_as_it_was(
 def test_every_file_that_it_is_loaded_from_is_downloaded(folder: Path) -> None:
     saved = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     index = json.loads((folder / "model_index.json").read_bytes())
-    assert set(needed_files(index, saved, choose_variant(index, saved, half=True))) == saved
+    assert set(choose_files(index, saved, half=True)[0]) == saved
 
 
 def test_without_its_library_it_is_refused_before_anything_is_loaded(
