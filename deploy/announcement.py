@@ -29,7 +29,7 @@ EXAMPLES = (
     Example(
         base=RepoId("warmbase/shapes-sd"),
         model=RepoId("warmbase/neon-sd"),
-        prompt="neon, a green heart on a black background",
+        prompt="neon, a blue circle on a black background",
     ),
     Example(
         base=RepoId("stabilityai/stable-diffusion-xl-base-1.0"),

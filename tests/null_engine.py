@@ -132,8 +132,8 @@ class NullEngine:
             on_step(done, steps)
         return Generated(
             image=draw(self._active, params),
-            width=params.width or (source.width if source else 64),
-            height=params.height or (source.height if source else 64),
+            width=source.width if source else params.width or 64,
+            height=source.height if source else params.height or 64,
             strength=None if source is None else params.strength or 0.5,
             steps=steps,
             guidance_scale=params.guidance_scale or 5.0,

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from shared.config import ConfigError, worker_config
 from shared.logs import configure_logging
-from worker.app import WorkerApp, load_engine
+from worker.app import WorkerApp
+from worker.assembly import load_engine
 from worker.exit_codes import ExitCode
 
 logger = logging.getLogger(__name__)

@@ -173,7 +173,8 @@ class Engine(Protocol[A]):
     ) -> Generated:
         """Draw one image with what is active. Keeps nothing of the request afterwards.
 
-        `source` is the picture that `params` speak of, in RGB; what they leave open of the size is its size.
+        `source` is the picture that `params` speak of, in RGB, of the size to draw: that of `params`, where
+        they say one.
 
         Raises:
             InvalidRequest: a parameter that this base cannot take.

@@ -119,7 +119,7 @@ class DiffusersEngine:
 
 
 def _conversion(pipeline: Any) -> Conversion:  # noqa: ANN401
-    denoiser = denoiser_name(pipeline)
+    denoiser = denoiser_name(pipeline.components)
     module = pipeline.components[denoiser]
     return Conversion(
         converter=type(pipeline).lora_state_dict,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from PIL.Image import Image, Resampling
+from PIL.Image import Image
 
 from shared.errors import InvalidRequest
 from shared.jobs import GenerationParams
@@ -87,11 +87,11 @@ class Drawing:
     def _choose(self, params: GenerationParams, source: Image | None) -> _Choice:
         info = self._info
         guidance = params.guidance_scale
-        wide, high = (None, None) if source is None else source.size
+        width, height = (params.width, params.height) if source is None else source.size
         steps = params.steps or info.default_steps
         return _Choice(
-            width=self._size("width", params.width or wide, info.default_width),
-            height=self._size("height", params.height or high, info.default_height),
+            width=self._size("width", width, info.default_width),
+            height=self._size("height", height, info.default_height),
             steps=steps,
             guidance_scale=info.default_guidance_scale if guidance is None else guidance,
             scheduler=params.scheduler or info.default_scheduler,
@@ -127,9 +127,8 @@ class Drawing:
         if source is None:
             return size
         taken = inspect.signature(self._family.image_to_image.__call__).parameters
-        picture = source.resize((choice.width, choice.height), Resampling.LANCZOS)
         return {
-            "image": picture,
+            "image": source,
             "strength": choice.strength,
             **{side: pixels for side, pixels in size.items() if side in taken},
         }

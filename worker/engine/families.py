@@ -147,17 +147,19 @@ def find_family(name: object) -> Family:
 
 def denoiser_of(pipeline: Any) -> Any:  # noqa: ANN401
     """Return the component that draws."""
-    return pipeline.components[denoiser_name(pipeline)]
+    return pipeline.components[denoiser_name(pipeline.components)]
 
 
-def denoiser_name(pipeline: Any) -> str:  # noqa: ANN401
-    """Return the name of the component that draws."""
-    return next(name for name in _DENOISERS if name in pipeline.components)
+def denoiser_name(parts: Collection[str]) -> str:
+    """Return the name of the part that draws.
 
-
-def denoiser_among(parts: Collection[str]) -> str | None:
-    """Return the name of the part that draws, None if there is none."""
-    return next((name for name in _DENOISERS if name in parts), None)
+    Raises:
+        UnsupportedModel: there is none.
+    """
+    name = next((name for name in _DENOISERS if name in parts), None)
+    if name is None:
+        raise UnsupportedModel(f"it has no part that draws, which is a {' or a '.join(_DENOISERS)}")
+    return name
 
 
 def _why_not(name: object) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 from shared.errors import UnsupportedModel
 from shared.refs import RepoId
 from worker.engine.contract import quoted
-from worker.engine.families import denoiser_among
+from worker.engine.families import denoiser_name
 from worker.engine.gguf_header import check_header
 from worker.engine.quantisers import require
 
@@ -29,11 +29,12 @@ def replaced_part(repo: RepoId, index: Mapping[str, Any]) -> str:
     `index` is the model_index.json of `repo`, which has all other parts.
 
     Raises:
-        UnsupportedModel: diffusers cannot read that part from a file, or the library for it is missing.
+        UnsupportedModel: there is no such part, diffusers cannot read it from a file, or the library for
+            that is missing.
     """
-    part = denoiser_among(index)
-    kind = str(index[part][1]) if part else "denoiser"
-    if part is None or _readable_as(kind) is None:
+    part = denoiser_name(index)
+    kind = str(index[part][1])
+    if _readable_as(kind) is None:
         raise UnsupportedModel(f"{repo} takes no GGUF file: diffusers reads no {kind} from one")
     require("gguf", "a GGUF file")
     return part

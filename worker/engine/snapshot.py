@@ -2,9 +2,10 @@
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -119,15 +120,14 @@ def fetch_base(
         parts = json.loads(Path(index).read_bytes())
         family_of(repo, parts)
         replaced = replaced_part(repo, parts) if denoiser else None
-        files = [file for file in files if not _is_weight_of(replaced, PurePosixPath(file))]
-        variant = choose_variant(parts, files, half=half)
+        needed, variant = choose_files(parts, files, half=half, replaced=replaced)
         folder = snapshot_download(
             repo,
             revision=info.sha,
             endpoint=hub,
             token=token,
             cache_dir=cache_dir,
-            allow_patterns=list(needed_files(parts, files, variant, replaced)),
+            allow_patterns=list(needed),
             tqdm_class=_bar_to(on_stage),
         )
     return Snapshot(
@@ -204,61 +204,48 @@ def family_of(repo: RepoId, index: Mapping[str, Any]) -> Family:
         raise UnsupportedModel(f"{repo} is a {error}") from error
 
 
-def choose_variant(index: Mapping[str, Any], files: Iterable[str], *, half: bool) -> str | None:
-    """Return the variant to load where a part has it: half precision, if wanted or if a part has no other."""
-    variants = _variants(_parts(index), files)
-    halves = {part for part, found in variants.items() if _HALF in found}
-    alone = {part for part in halves if None not in variants[part]}
-    return _HALF if alone or (half and halves) else None
+def choose_files(
+    index: Mapping[str, Any], files: Iterable[str], *, half: bool, replaced: str | None = None
+) -> tuple[tuple[str, ...], str | None]:
+    """Return the files that the pipeline of `index` (model_index.json) is loaded from, and their variant.
 
-
-def needed_files(
-    index: Mapping[str, Any], files: Iterable[str], variant: str | None, replaced: str | None = None
-) -> tuple[str, ...]:
-    """Return the files that the pipeline of `index` (model_index.json) is loaded from; no code, no pickles.
-
-    Of a part without the variant its plain weights are taken, as diffusers does: quantised ones have none. Of
-    the part that is `replaced`, none are taken.
+    They are no code and no pickles. The variant is half precision, if wanted or if a part has no other; of a
+    part without it the plain weights are taken, as diffusers does: quantised ones have none. Of the part that
+    is `replaced`, none are taken.
 
     Raises:
         UnsupportedModel: a part has weights, but none in safetensors.
     """
-    files = tuple(files)
-    parts = _parts(index)
-    variants = _variants(parts, files)
     needed = []
-    weightless = {name for name in parts if any(word in index[name][1] for word in _MODELS)} - {replaced}
+    # of each part by variant, of which None is the plain ones
+    weights: dict[str, dict[str | None, list[str]]] = {part: {} for part in _parts(index)}
     for text in files:
         file = PurePosixPath(text)
         part = file.parent.as_posix()
-        if text in (INDEX, CARD):
+        if text in (INDEX, CARD) or (part in weights and file.suffix in _SETTINGS):
             needed.append(text)
-        elif part in parts:
-            if file.suffix in _SETTINGS:
-                needed.append(text)
-            elif _is_weight(file) and _variant_of(file) == (variant if variant in variants[part] else None):
-                needed.append(text)
-                weightless.discard(part)
+        elif part in weights and part != replaced and _is_weight(file):
+            weights[part].setdefault(_variant_of(file), []).append(text)
+    variant = _choose_variant(weights.values(), half=half)
+    chosen = {part: found.get(variant, found.get(None, ())) for part, found in weights.items()}
+    empty = {part for part, names in chosen.items() if not names} - {replaced}
+    weightless = [part for part in empty if any(word in index[part][1] for word in _MODELS)]
     if weightless:
         raise UnsupportedModel(
             f"its {', '.join(sorted(weightless))} has no safetensors weights; neither pickled ones nor GGUF "
             "files are read"
         )
-    return tuple(needed)
+    return (*needed, *chain.from_iterable(chosen.values())), variant
+
+
+def _choose_variant(weights: Iterable[Collection[str | None]], *, half: bool) -> str | None:
+    halves = [variants for variants in weights if _HALF in variants]
+    alone = any(None not in variants for variants in halves)
+    return _HALF if alone or (half and halves) else None
 
 
 def _parts(index: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name for name, kind in index.items() if _is_part(kind)) - SKIPPED_PARTS
-
-
-def _variants(parts: Iterable[str], files: Iterable[str]) -> Mapping[str, set[str | None]]:
-    """Return the variants of each part's weights; None stands for the plain ones."""
-    found: dict[str, set[str | None]] = {part: set() for part in parts}
-    for file in map(PurePosixPath, files):
-        part = file.parent.as_posix()
-        if part in found and _is_weight(file):
-            found[part].add(_variant_of(file))
-    return found
 
 
 def _is_part(kind: object) -> bool:
@@ -267,10 +254,6 @@ def _is_part(kind: object) -> bool:
 
 def _is_weight(file: PurePosixPath) -> bool:
     return file.suffix == ".safetensors" and file.name.split(".")[0].split("-")[0] in _WEIGHTS
-
-
-def _is_weight_of(part: str | None, file: PurePosixPath) -> bool:
-    return file.parent.as_posix() == part and _is_weight(file)
 
 
 def _variant_of(file: PurePosixPath) -> str | None:

@@ -37,6 +37,16 @@ async def test_a_picture_is_drawn_from_in_its_own_size(queue: QueueUser, start_w
     assert (drawn["source"], drawn["strength"]) == (hashlib.sha256(data).hexdigest(), 0.4)
 
 
+async def test_a_picture_is_made_the_size_that_is_asked_for_before_it_is_drawn_from(
+    queue: QueueUser, start_worker: StartWorker
+) -> None:
+    start_worker()
+    record = await queue.ended(await add(queue, png(), width=32))
+
+    assert record.result is not None
+    assert (record.result.width, record.result.height) == (32, 48)
+
+
 async def test_a_worker_says_that_its_base_draws_from_pictures(
     queue: QueueUser, start_worker: StartWorker
 ) -> None:

@@ -65,7 +65,7 @@ def pixels(engine: DiffusersEngine, side: int = 64) -> np.ndarray:
 
 def adapters(engine: DiffusersEngine, folder: Path) -> list[list[Activation[Any]]]:
     """Mixes of adapters: ranks 4 to 128, each of other layers, at several strengths, several at once."""
-    targets = files.linears(engine._pipeline, denoiser_name(engine._pipeline))
+    targets = files.linears(engine._pipeline, denoiser_name(engine._pipeline.components))
     ingested = []
     for number, rank in enumerate((4, 16, 64, 128)):
         some = targets[number::4]

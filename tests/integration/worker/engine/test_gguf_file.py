@@ -76,7 +76,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         """What is fetched of a base: no weights of its denoiser."""
         folder, pipeline = tmp_path_factory.mktemp("base"), build(family)
         pipeline.save_pretrained(folder)
-        for path in (folder / denoiser_name(pipeline)).glob("*.safetensors"):
+        for path in (folder / denoiser_name(pipeline.components)).glob("*.safetensors"):
             path.unlink()
         return folder
 
@@ -120,7 +120,7 @@ def test_a_base_of_a_file_draws_what_diffusers_draws_and_comes_out_as_it_was(
     tmp_path: Path,
 ) -> None:
     plain = build(family)
-    part = denoiser_name(plain)
+    part = denoiser_name(plain.components)
     weights = named(gguf_files.weights_of(plain.components[part]))
     file, folder = gguf_files.write(tmp_path / "tiny.gguf", weights, kind), folder_of(family)
     layers = adapter_files.random_layers(plain, adapter_files.linears(plain, part))

@@ -26,7 +26,7 @@ from tests.tiny_families import build
 from worker.engine.contract import BaseDamaged, SwapReport
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.families import denoiser_name
-from worker.engine.snapshot import choose_variant, needed_files
+from worker.engine.snapshot import choose_files
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning"),
@@ -75,7 +75,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
         plain, folder = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp(quantiser)
         pipeline = build(family)
         pipeline.save_pretrained(plain)
-        name = denoiser_name(pipeline)
+        name = denoiser_name(pipeline.components)
         quantised = {
             name: type(pipeline.components[name]).from_pretrained(
                 plain / name, quantization_config=CONFIGS[quantiser](), dtype=torch.float32
@@ -120,7 +120,7 @@ def reference_pixels(folder: Path, adapter: Path) -> np.ndarray:
 def adapter_for(family: str, folder: Path) -> tuple[Path, int]:
     """A file for all linear layers of denoiser and CLIP, and their number."""
     plain = build(family)
-    targets = files.linears(plain, denoiser_name(plain)) + files.linears(plain, "text_encoder")
+    targets = files.linears(plain, denoiser_name(plain.components)) + files.linears(plain, "text_encoder")
     layers = files.random_layers(plain, targets)
     return files.write(folder / "adapter.safetensors", files.peft(layers)), len(layers)
 
@@ -152,7 +152,7 @@ def test_a_stored_base_draws_what_diffusers_draws_and_comes_out_as_it_was(
 def test_every_file_that_it_is_loaded_from_is_downloaded(folder: Path) -> None:
     saved = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     index = json.loads((folder / "model_index.json").read_bytes())
-    assert set(needed_files(index, saved, choose_variant(index, saved, half=True))) == saved
+    assert set(choose_files(index, saved, half=True)[0]) == saved
 
 
 def test_without_its_library_it_is_refused_before_anything_is_loaded(

@@ -29,7 +29,6 @@ def test_the_denoiser_is_what_is_replaced(part: str, kind: str) -> None:
             "no BriaFiboTransformer2DModel from one",
         ),
         ({"transformer": ["strange", "NoSuchModel"]}, "no NoSuchModel from one"),
-        ({"vae": ["diffusers", "AutoencoderKL"]}, "no denoiser from one"),
     ],
 )
 def test_what_diffusers_cannot_read_from_a_file_is_refused_by_name(
@@ -37,3 +36,8 @@ def test_what_diffusers_cannot_read_from_a_file_is_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedModel, match=f"tests/base takes no GGUF file: diffusers reads {said}"):
         replaced_part(BASE, index)
+
+
+def test_a_base_that_has_nothing_to_replace_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="no part that draws, which is a unet or a transformer"):
+        replaced_part(BASE, {"vae": ["diffusers", "AutoencoderKL"]})

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import UnsupportedModel
-from worker.engine.snapshot import choose_variant, needed_files, quantised_from
+from worker.engine.snapshot import choose_files, quantised_from
 
 INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -45,12 +45,16 @@ STRANGE = [
 ]
 
 
+def chosen(files: list[str], *, half: bool = False, replaced: str | None = None) -> set[str]:
+    return {*choose_files(INDEX, files, half=half, replaced=replaced)[0]}
+
+
 def test_the_parts_files_and_no_others() -> None:
-    assert set(needed_files(INDEX, SMALL + FULL + HALF + STRANGE, None)) == {*SMALL, *FULL}
+    assert chosen(SMALL + FULL + HALF + STRANGE) == {*SMALL, *FULL}
 
 
 def test_the_half_precision_variant_and_its_shards() -> None:
-    assert set(needed_files(INDEX, SMALL + FULL + SHARDS, "fp16")) == {*SMALL, *SHARDS}
+    assert chosen(SMALL + FULL + SHARDS, half=True) == {*SMALL, *SHARDS}
 
 
 @pytest.mark.parametrize(
@@ -68,24 +72,25 @@ def test_the_half_precision_variant_and_its_shards() -> None:
     ],
 )
 def test_the_variant(files: list[str], half: bool, variant: str | None) -> None:
-    assert choose_variant(INDEX, files, half=half) == variant
+    assert choose_files(INDEX, files, half=half)[1] == variant
 
 
 def test_a_part_without_the_variant_comes_as_it_is() -> None:
-    assert set(needed_files(INDEX, SMALL + FULL + HALF[1:], "fp16")) == {*SMALL, FULL[0], HALF[1]}
+    assert chosen(SMALL + FULL + HALF[1:], half=True) == {*SMALL, FULL[0], HALF[1]}
 
 
 def test_of_a_part_that_is_replaced_only_its_settings_are_needed() -> None:
     files = [*SMALL, FULL[1]]
-    assert set(needed_files(INDEX, files, None, "unet")) == set(files)
+    assert chosen(files, replaced="unet") == set(files)
+    assert chosen([*files, FULL[0], HALF[0]], half=True, replaced="unet") == set(files)
     with pytest.raises(UnsupportedModel, match="unet has no safetensors weights"):
-        needed_files(INDEX, files, None)
+        chosen(files)
 
 
 @pytest.mark.parametrize("other", ["pytorch_model.bin", "model-Q4_K_S.gguf"])
 def test_a_part_without_safetensors_is_refused(other: str) -> None:
     with pytest.raises(UnsupportedModel, match=r"text_encoder has no safetensors weights; .*GGUF"):
-        needed_files(INDEX, [*SMALL, FULL[0], f"text_encoder/{other}"], None)
+        chosen([*SMALL, FULL[0], f"text_encoder/{other}"])
 
 
 @pytest.mark.parametrize(
