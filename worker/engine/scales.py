@@ -17,7 +17,7 @@ from worker.engine.contract import AdapterFault, quoted
 CONFIG_KEY = "lora_adapter_metadata"
 """Where diffusers keeps the LoRA config in a safetensors header."""
 
-MAX_NAMES = 20_000
+MAX_NAMES = 10_000
 """Of a pattern: as many as a file may have tensors."""
 
 Pattern = Mapping[str, tuple[int, float]]

@@ -14,7 +14,8 @@ from worker.engine.contract import AdapterFault, quoted
 from worker.engine.slab import new_slab
 
 MAX_HEADER_BYTES = 8 << 20
-MAX_TENSORS = 20_000
+MAX_TENSORS = 10_000
+"""Twice as many as a large model's adapter of the most layers has; more take too long to be refused."""
 MAX_ELEMENTS = 1 << 60
 """Without its zeros: of what holds nothing, safetensors takes any shape, and PyTorch not."""
 MAX_KEY = 512
