@@ -19,13 +19,20 @@ from worker.engine.conversion import Conversion
 from worker.engine.keys import sort_keys
 from worker.engine.kinds import bias_delta, bias_parts, weight_delta
 from worker.engine.layers import Layer, read_layers
-from worker.engine.layouts import Head, Layouts, read_head
+from worker.engine.layouts import Layout, Layouts, header_key, layout_of
 from worker.engine.peaks import peaks_of
 from worker.engine.scales import LoraConfig, read_configs
 from worker.engine.slab import compacted, nbytes_of
 from worker.engine.spelling import spell
 from worker.engine.targets import Targets
-from worker.engine.weight_file import hollow, read_content, read_header, read_tensors, slab_in
+from worker.engine.weight_file import (
+    hollow,
+    read_content,
+    read_header,
+    read_header_text,
+    read_tensors,
+    slab_in,
+)
 from worker.engine.words import read_words
 
 UNKNOWN_SHARE = 0.05
@@ -47,22 +54,26 @@ def ingest(path: Path, targets: Targets, conversion: Conversion, layouts: Layout
     Raises:
         AdapterFault: broken, hostile, of another kind, or made for another base.
     """
-    head = read_head(path)
-    layout = layouts.of(head)
+    text = read_header_text(path)
+    key = header_key(text, targets.components)
+    layout = layouts.of(key)
     if layout is not None:
-        content = read_content(path, head.nbytes + layout.nbytes)
-        slab = slab_in(content, head.nbytes)
+        content = read_content(path, text, layout.nbytes)
+        slab = slab_in(content, text)
         if layout.fits(slab):
             with _hashed_beside(content) as digest:
                 return _checked(layout.adapter_in(slab), layout.peaks_in(slab), digest)
-    return _studied(path, targets, conversion, layouts, head)
+    adapter, layout = _studied(path, text, targets, conversion)
+    if layout is not None:
+        layouts.note(key, layout)
+    return compacted(adapter)
 
 
 def _studied(
-    path: Path, targets: Targets, conversion: Conversion, layouts: Layouts, head: Head
-) -> CanonicalAdapter:
-    """Read a file of whose like nothing is known."""
-    header = read_header(path)
+    path: Path, text: bytes, targets: Targets, conversion: Conversion
+) -> tuple[CanonicalAdapter, Layout | None]:
+    """Read a file of whose like nothing is known; return what others of its header have, if that is sure."""
+    header = read_header(path, text)
     # before the tensors are read: whole checkpoints are taken for adapters, and are large
     found_keys = sort_keys({key: key for key in header.entries}, targets.components)
     configs = read_configs(header.metadata, targets.components)
@@ -90,9 +101,7 @@ def _studied(
         adapter = meant(file.tensors)
         adapter = _checked(adapter, peaks_of(list(adapter.tensors)), digest)
     decisive = {found_keys.plain[key] for key in looked_at if key in found_keys.plain}
-    layouts.note(head, header, file.slab, adapter, decisive)
-    del file  # its slab goes here, unless tensors still lie in it
-    return compacted(adapter)
+    return adapter, layout_of(header, file.slab, adapter, decisive)
 
 
 def _checked(adapter: CanonicalAdapter, peaks: Sequence[float], digest: Future[str]) -> CanonicalAdapter:

@@ -9,9 +9,9 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter
+from worker.engine.contract import AdapterFault
 from worker.engine.peaks import Search, searches_of
-from worker.engine.scales import CONFIG_KEY
-from worker.engine.weight_file import Header, read_header_text, typed_views
+from worker.engine.scales import CONFIG_KEY, read_configs
+from worker.engine.weight_file import Header, typed_views
 
 MOST_LAYOUTS = 32
 MOST_TENSORS = 4096
@@ -30,23 +31,21 @@ MOST_TENSORS = 4096
 MOST_PINNED = 8
 """Bytes of a tensor that is not part of the adapter, and so may be what decides on it: an alpha."""
 
-_METADATA = '{"__metadata__":'
+MOST_FIELDS = 1 << 17
+"""Bytes of a header's text fields that are read for a LoRA config: as short as a stranger likes, many of them
+take 7 ms."""
+
+_FIELDS = b'{"__metadata__":'
 """How safetensors' own writer begins a header that has text fields."""
+
+_FIELDS_END = b'"},"'
+"""What ends them. Within a text, quotes have a backslash before them."""
+
+_MAY_BE_CONFIG = (CONFIG_KEY.encode(), rb"\u00")
+"""The key of a LoRA config, and an escape by which it may be spelled."""
 
 Span = tuple[int, int]
 """A tensor's first byte, and the one after its last, counted from the end of the header."""
-
-
-class Head(NamedTuple):
-    """A file's header as it is written.
-
-    Attributes:
-        nbytes: of it; the tensors begin there.
-        key: equal for files whose headers mean the same.
-    """
-
-    nbytes: int
-    key: bytes
 
 
 class _View(NamedTuple):
@@ -62,29 +61,34 @@ class Layout:
 
     Attributes:
         nbytes: what the tensors take.
+        adapter: what they are, over no numbers.
+        views: where its tensors lie, in the order in which it exchanges them.
+        searches: the same, by which their peaks are found.
+        pinned: where in the slab there is what may not differ,
+        pinned_numbers: and what is there.
     """
 
     nbytes: int
-    _adapter: CanonicalAdapter
-    _views: Sequence[_View]
-    _searches: Sequence[Search]
-    _pinned: Sequence[Span]
-    _pinned_numbers: bytes
+    adapter: CanonicalAdapter
+    views: Sequence[_View]
+    searches: Sequence[Search]
+    pinned: Sequence[Span]
+    pinned_numbers: bytes
 
     def fits(self, slab: Tensor) -> bool:
         """Whether the alphas in a file's slab are those that are known."""
-        return _numbers_at(self._pinned, slab) == self._pinned_numbers
+        return _numbers_at(self.pinned, slab) == self.pinned_numbers
 
     def adapter_in(self, slab: Tensor) -> CanonicalAdapter:
         """Return the adapter over a file's slab. What its numbers decide on is still missing."""
         typed = typed_views(slab)
-        views = iter([typed[dtype].as_strided(shape, stride, at) for dtype, shape, stride, at in self._views])
-        return self._adapter.exchanged(lambda _: next(views))
+        views = iter([typed[dtype].as_strided(shape, stride, at) for dtype, shape, stride, at in self.views])
+        return self.adapter.exchanged(lambda _: next(views))
 
     def peaks_in(self, slab: Tensor) -> list[float]:
         """Return the greatest magnitude in each of the adapter's tensors: NaN or infinity if it holds one."""
-        peaks = [0.0] * len(self._views)
-        for search in self._searches:
+        peaks = [0.0] * len(self.views)
+        for search in self.searches:
             search.into(peaks, slab)
         return peaks
 
@@ -96,63 +100,52 @@ class Layouts:
         self._lock = Lock()
         self._known: OrderedDict[bytes, Layout] = OrderedDict()
 
-    def of(self, head: Head) -> Layout | None:
-        """Return what is known of files with that header."""
+    def of(self, key: bytes) -> Layout | None:
+        """Return what is known of files whose header has that key."""
         with self._lock:
-            layout = self._known.get(head.key)
+            layout = self._known.get(key)
             if layout is not None:
-                self._known.move_to_end(head.key)
+                self._known.move_to_end(key)
             return layout
 
-    def note(
-        self, head: Head, header: Header, slab: Tensor, adapter: CanonicalAdapter, decisive: Collection[str]
-    ) -> None:
-        """Remember what a file with that header turned out to be, if the next one has to be the same.
-
-        Args:
-            head: the header as it is written.
-            header: the header as it was read.
-            slab: the file's tensors.
-            adapter: what they were taken for.
-            decisive: the keys whose numbers had a say in that.
-        """
-        layout = _layout(header, slab, adapter, decisive)
-        if layout is None:
-            return
+    def note(self, key: bytes, layout: Layout) -> None:
+        """Know that from now on, and forget what was not asked for the longest."""
         with self._lock:
-            self._known[head.key] = layout
+            self._known[key] = layout
             if len(self._known) > MOST_LAYOUTS:
                 self._known.popitem(last=False)
 
 
-def read_head(path: Path) -> Head:
-    """Return the file's header as it is written.
+def header_key(text: bytes, components: tuple[str, ...]) -> bytes:
+    """Return what is equal for headers that mean the same.
 
     Text fields mean nothing, but for the LoRA config. The rest means the same if it is the same, up to the
-    blanks that fill it. What is not written as safetensors' own writer does, is a header of its own.
-
-    Raises:
-        AdapterFault: the file ends before its header does, or the header is too large.
+    blanks that fill it. What is not written as safetensors' own writer does, means the same as itself alone.
     """
-    text = read_header_text(path)
-    fields: dict[str, str] = {}
-    end = 0
-    try:
-        header = text.decode()
-        if header.startswith(_METADATA):
-            fields, end = json.JSONDecoder().raw_decode(header, len(_METADATA))
-        config = fields.get(CONFIG_KEY, "").encode()
-        rest = header[end:].rstrip(" ").encode()
-    except (ValueError, AttributeError, RecursionError):
-        config, rest = b"", text
-    key = hashlib.sha256(b"%d %s %s" % (len(config), config, rest)).digest()
-    return Head(nbytes=8 + len(text), key=key)
+    config, rest = b"", text
+    end = text.find(_FIELDS_END) + 2
+    if text.startswith(_FIELDS) and end >= 2:
+        fields = text[len(_FIELDS) : end]
+        if not any(sign in fields for sign in _MAY_BE_CONFIG):
+            rest = text[end:]
+        elif len(fields) <= MOST_FIELDS:
+            with suppress(ValueError, RecursionError, AdapterFault):
+                configs = read_configs(json.loads(fields), components)
+                config, rest = repr(configs).encode() if configs else b"", text[end:]
+    return hashlib.sha256(b"%d %s %s" % (len(config), config, rest.rstrip(b" "))).digest()
 
 
-def _layout(
+def layout_of(
     header: Header, slab: Tensor, adapter: CanonicalAdapter, decisive: Collection[str]
 ) -> Layout | None:
-    """Return a file's layout; None where more than header and alphas may have decided on the adapter."""
+    """Return a file's layout; None where more than header and alphas may have decided on the adapter.
+
+    Args:
+        header: the header as it was read.
+        slab: the file's tensors.
+        adapter: what they were taken for.
+        decisive: the tensors whose numbers had a say in that.
+    """
     searches = searches_of(list(adapter.tensors))
     storage = slab.untyped_storage().data_ptr()
     if any(found.untyped_storage().data_ptr() != storage for _, found in searches):
@@ -176,11 +169,11 @@ def _layout(
         return None
     return Layout(
         nbytes=header.tensors_nbytes,
-        _adapter=bare,
-        _views=views,
-        _searches=[search for search, _ in searches],
-        _pinned=pinned,
-        _pinned_numbers=_numbers_at(pinned, slab),
+        adapter=bare,
+        views=views,
+        searches=[search for search, _ in searches],
+        pinned=pinned,
+        pinned_numbers=_numbers_at(pinned, slab),
     )
 
 

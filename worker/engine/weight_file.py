@@ -23,8 +23,11 @@ MAX_KEY = 512
 
 LONGEST_REASON = 300
 
+START = 8
+"""Bytes: the length of the header, before it."""
+
 ALIGNED = 8
-"""Bytes: where all numbers may begin. A header's length is filled up to them."""
+"""Bytes: where all numbers may begin. A header is filled up to them."""
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -48,13 +51,13 @@ class Header:
     """What a file says of itself.
 
     Attributes:
-        nbytes: its own, after which the tensors begin.
+        text: as it is written.
         tensors_nbytes: what they take.
         entries: by key, in the order of the tensors, which leave no gap.
         metadata: the text fields.
     """
 
-    nbytes: int
+    text: bytes
     tensors_nbytes: int
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
@@ -75,7 +78,24 @@ class WeightFile:
     tensors: Mapping[str, Tensor]
 
 
-def read_header(path: Path) -> Header:
+def read_header_text(path: Path) -> bytes:
+    """Return a header as it is written, unchecked.
+
+    Raises:
+        AdapterFault: the file ends before it does, or it is beyond the limits.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(START)
+        length = int.from_bytes(head, "little")
+        if len(head) < START or length > size - START:
+            raise _broken(head, "it ends before its header does")
+        if length > MAX_HEADER_BYTES:
+            raise AdapterFault(f"its header takes {length} bytes; an adapter's may take {MAX_HEADER_BYTES}")
+        return file.read(length)
+
+
+def read_header(path: Path, text: bytes) -> Header:
     """Read and check a header. Whether it agrees with itself and the file's length, safetensors checks.
 
     Files are large: what is wrong here takes no memory for the tensors.
@@ -83,7 +103,6 @@ def read_header(path: Path) -> Header:
     Raises:
         AdapterFault: it is no safetensors file, is broken, or is beyond the limits.
     """
-    head, length = _header_length(path)
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             keys = opened.offset_keys()
@@ -93,25 +112,13 @@ def read_header(path: Path) -> Header:
             slices = {key: opened.get_slice(key) for key in keys}
             entries = {key: _entry(key, each.get_dtype(), each.get_shape()) for key, each in slices.items()}
             return Header(
-                nbytes=8 + length,
+                text=text,
                 tensors_nbytes=sum(entry.nbytes for entry in entries.values()),
                 entries=entries,
                 metadata=opened.metadata() or {},
             )
     except safetensors.SafetensorError as error:
-        raise _broken(head, str(error)) from error
-
-
-def read_header_text(path: Path) -> bytes:
-    """Return a header as it is written, unchecked.
-
-    Raises:
-        AdapterFault: the file ends before it does, or it is beyond the limits.
-    """
-    _, length = _header_length(path)
-    with path.open("rb") as file:
-        file.seek(8)
-        return file.read(length)
+        raise _broken(len(text).to_bytes(START, "little"), str(error)) from error
 
 
 def read_tensors(path: Path, header: Header) -> WeightFile:
@@ -120,8 +127,8 @@ def read_tensors(path: Path, header: Header) -> WeightFile:
     Raises:
         AdapterFault: it is another one by now.
     """
-    content = read_content(path, header.nbytes + header.tensors_nbytes)
-    slab = slab_in(content, header.nbytes)
+    content = read_content(path, header.text, header.tensors_nbytes)
+    slab = slab_in(content, header.text)
     # one operation for each tensor: a file has thousands, and Python's time for them stops all other threads
     typed = typed_views(slab)
     tensors = {}
@@ -136,8 +143,9 @@ def read_tensors(path: Path, header: Header) -> WeightFile:
     return WeightFile(content=content, slab=slab, tensors=tensors)
 
 
-def slab_in(content: memoryview, start: int) -> Tensor:
-    """Return the bytes of a file that follow its header: where they lie, if numbers may begin there."""
+def slab_in(content: memoryview, text: bytes) -> Tensor:
+    """Return the bytes of a file after its header: where they lie, if numbers may begin there."""
+    start = START + len(text)
     if start == len(content):
         return torch.empty(0, dtype=torch.uint8)
     raw = torch.frombuffer(content, dtype=torch.uint8, offset=start)
@@ -175,19 +183,6 @@ def _strides(shape: Sequence[int]) -> list[int]:
     return strides
 
 
-def _header_length(path: Path) -> tuple[bytes, int]:
-    """Return the file's first bytes, and the length that they give the header."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(8)
-    length = int.from_bytes(head, "little")
-    if len(head) < 8 or length > size - 8:
-        raise _broken(head, "it ends before its header does")
-    if length > MAX_HEADER_BYTES:
-        raise AdapterFault(f"its header takes {length} bytes; an adapter's may take {MAX_HEADER_BYTES}")
-    return head, length
-
-
 def _entry(key: str, dtype: str, shape: list[int]) -> Entry:
     if dtype not in _DTYPES:
         raise AdapterFault(f"{quoted(key)}: holds {dtype}; an adapter holds {', '.join(_DTYPES)}")
@@ -203,15 +198,16 @@ def _check_keys(keys: Iterable[str]) -> None:
             raise AdapterFault(f"{quoted(key)}: a key may have up to {MAX_KEY} printable characters")
 
 
-def read_content(path: Path, size: int) -> memoryview:
-    """Return the file's bytes, which are that many.
+def read_content(path: Path, text: bytes, tensors_nbytes: int) -> memoryview:
+    """Return the bytes of a file with the header `text` and tensors of that many bytes.
 
     Raises:
-        AdapterFault: they are not.
+        AdapterFault: it is another one.
     """
+    size = START + len(text) + tensors_nbytes
     content = new_slab(size)
     with path.open("rb") as file:
-        if file.readinto(content) != size or file.read(1):
+        if file.readinto(content) != size or file.read(1) or content[START : START + len(text)] != text:
             raise AdapterFault("not a whole safetensors file: it changed while it was read")
     return content
 

@@ -52,8 +52,12 @@ def read_as_known(engine: DiffusersEngine, path: Path, layouts: Layouts) -> Cano
 
 
 def is_known(engine: DiffusersEngine, path: Path, layouts: Layouts) -> bool:
-    with mock.patch("worker.engine.ingest._studied", return_value=None):
-        return read(engine, path, layouts) is not None
+    with mock.patch("worker.engine.ingest._studied", side_effect=LookupError):
+        try:
+            read(engine, path, layouts)
+        except LookupError:
+            return False
+        return True
 
 
 def sibling(path: Path, header: Mapping[str, str] | None = None, **changes: Tensor) -> Path:
@@ -70,6 +74,17 @@ def sibling(path: Path, header: Mapping[str, str] | None = None, **changes: Tens
     return files.write(
         path.with_name("sibling.safetensors"), tensors | changes, {**metadata, **(header or {})}
     )
+
+
+def parts_of(path: Path) -> tuple[bytes, bytes]:
+    """Return a file's header as it is written, and its numbers."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return content[8:end], content[end:]
+
+
+def write_raw(path: Path, text: bytes, numbers: bytes) -> None:
+    path.write_bytes(len(text).to_bytes(8, "little") + text + numbers)
 
 
 def assert_equal(one: CanonicalAdapter, other: CanonicalAdapter) -> None:
@@ -140,15 +155,24 @@ def test_text_fields_and_the_blanks_that_fill_a_header_make_no_difference(
         assert_equal(read_as_known(xl, other, layouts), read(xl, other))
 
 
+@pytest.mark.parametrize("title", ['x"},', '"},"', "\\", '\\"},"x', "{}", "\u0000"])
+def test_text_fields_that_look_like_the_rest_of_a_header(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, title: str
+) -> None:
+    path = a_lora(xl, tmp_path)
+    read(xl, path, layouts)
+    other = sibling(path, {"title": title})
+    for _ in range(2):
+        assert_equal(read(xl, other, layouts), read(xl, other))
+
+
 def test_a_file_without_text_fields_is_known_from_another_one(
     xl: DiffusersEngine, layouts: Layouts, tmp_path: Path
 ) -> None:
     path = a_lora(xl, tmp_path)
     bare = tmp_path / "bare.safetensors"
-    length = int.from_bytes(path.read_bytes()[:8], "little")
-    header, numbers = path.read_bytes()[8 : 8 + length], path.read_bytes()[8 + length :]
-    without = b"{" + header.partition(b"},")[2]
-    bare.write_bytes(len(without).to_bytes(8, "little") + without + numbers)
+    text, numbers = parts_of(path)
+    write_raw(bare, b"{" + text.partition(b"},")[2], numbers)
     read(xl, bare, layouts)
     assert_equal(read_as_known(xl, bare, layouts), read(xl, bare))
 
@@ -169,17 +193,63 @@ def test_other_alphas_are_not_taken_for_the_known_ones(
     assert_equal(adapter, read(xl, other))
 
 
+def with_config(engine: DiffusersEngine, folder: Path, config: str) -> Path:
+    layers = files.random_layers(engine._pipeline, attention_only(engine._pipeline))
+    return files.write(folder / "a.safetensors", files.peft(layers), {CONFIG: config})
+
+
 def test_another_config_is_not_taken_for_the_known_one(
     xl: DiffusersEngine, layouts: Layouts, tmp_path: Path
 ) -> None:
-    config = '{"unet.r": 4, "unet.lora_alpha": 3}'
-    layers = files.random_layers(xl._pipeline, attention_only(xl._pipeline))
-    path = files.write(tmp_path / "a.safetensors", files.peft(layers), {CONFIG: config})
+    path = with_config(xl, tmp_path, '{"unet.r": 4, "unet.lora_alpha": 3}')
     read(xl, path, layouts)
-    assert is_known(xl, sibling(path, {"title": "other"}), layouts)
-    other = sibling(path, {CONFIG: config.replace("3", "8")})
+    # nothing of this changes what the factors mean
+    same = sibling(
+        path, {"title": "other", CONFIG: '{"unet.lora_alpha":3,"unet.target_modules":[],"unet.r":4}'}
+    )
+    assert is_known(xl, same, layouts)
+    other = sibling(path, {CONFIG: '{"unet.r": 4, "unet.lora_alpha": 8}'})
     assert not is_known(xl, other, layouts)
     assert_equal(read(xl, other, layouts), read(xl, other))
+
+
+def test_a_config_whose_name_is_spelled_with_escapes_is_one(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path
+) -> None:
+    plain = with_config(xl, tmp_path, '{"unet.r": 4, "unet.lora_alpha": 3}')
+    escaped = tmp_path / "escaped.safetensors"
+    text, numbers = parts_of(plain)
+    write_raw(escaped, text.replace(b"lora_adapter", rb"lora\u005fadapter"), numbers)
+    no_config = tmp_path / "none.safetensors"
+    write_raw(no_config, text.replace(b"lora_adapter", b"Lora_adapter"), numbers)
+    read(xl, no_config, layouts)
+    assert not is_known(xl, escaped, layouts)
+    assert_equal(read(xl, escaped, layouts), read(xl, escaped))
+    assert is_known(xl, plain, layouts)
+
+
+@pytest.mark.parametrize("config", ["{", "[]", '{"unet.r": -1}', "[" * 10_000])
+def test_a_broken_config_is_refused_whatever_is_known(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, config: str
+) -> None:
+    path = with_config(xl, tmp_path, "")
+    read(xl, path, layouts)
+    broken = sibling(path, {CONFIG: config})
+    for known in (layouts, Layouts()):
+        with pytest.raises(AdapterFault, match="config in the file's header is broken"):
+            read(xl, broken, known)
+
+
+def test_many_text_fields_are_not_searched_for_a_config(
+    xl: DiffusersEngine, layouts: Layouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layouts_module, "MOST_FIELDS", 100)
+    path = with_config(xl, tmp_path, "")
+    read(xl, path, layouts)
+    other = sibling(path, {"title": "x" * 100})
+    assert not is_known(xl, other, layouts)
+    assert_equal(read(xl, other, layouts), read(xl, other))
+    assert is_known(xl, other, layouts)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
