@@ -41,8 +41,9 @@ _FIELDS = b'{"__metadata__":'
 _FIELDS_END = b'"},"'
 """What ends them. Within a text, quotes have a backslash before them."""
 
-_MAY_BE_CONFIG = (CONFIG_KEY.encode(), rb"\u00")
-"""The key of a LoRA config, and an escape by which it may be spelled."""
+_SIGNS = (CONFIG_KEY.encode(), b'"dtype"', rb"\u00")
+"""What asks for a closer look at them: the key of a LoRA config; a tensor, where another writer ends text
+fields in another way; and an escape by which either may be spelled."""
 
 Span = tuple[int, int]
 """A tensor's first byte, and the one after its last, counted from the end of the header."""
@@ -126,7 +127,7 @@ def header_key(text: bytes, components: tuple[str, ...]) -> bytes:
     end = text.find(_FIELDS_END) + 2
     if text.startswith(_FIELDS) and end >= 2:
         fields = text[len(_FIELDS) : end]
-        if not any(sign in fields for sign in _MAY_BE_CONFIG):
+        if not any(sign in fields for sign in _SIGNS):
             rest = text[end:]
         elif len(fields) <= MOST_FIELDS:
             with suppress(ValueError, RecursionError, AdapterFault):
