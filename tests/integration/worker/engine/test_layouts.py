@@ -31,6 +31,7 @@ from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import AdapterFault
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.ingest import ingest
+from worker.engine.keys import sort_keys
 from worker.engine.layouts import Layouts
 
 CONFIG = "lora_adapter_metadata"
@@ -319,6 +320,18 @@ def test_a_family_whose_converter_leaves_the_tensors_as_they_are(
     flux: DiffusersEngine, layouts: Layouts, tmp_path: Path
 ) -> None:
     check(flux, files.write(tmp_path / "a.safetensors", files.peft(flux_layers(flux))), layouts)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_the_converter_for_unets_which_nobody_watches_looks_at_alphas_alone(
+    xl: DiffusersEngine, case: Case
+) -> None:
+    tensors, _ = case(xl._pipeline)
+    plain = sort_keys(tensors, xl._targets.components).plain
+    looked_at: set[str] = set()
+    assert xl._conversion.renames_only
+    replace(xl._conversion, denoiser="watched").convert(plain, looked_at.update)
+    assert looked_at == {key for key in plain if key.endswith(".alpha")}
 
 
 def test_nothing_is_remembered_where_a_converter_makes_tensors(
