@@ -38,6 +38,9 @@ _PERHAPS_HUGE = re.compile(r"\d[\d_]{3}")
 
 _IN_PLACE = {"__iadd__": Tensor.add, "__imul__": Tensor.mul, "__itruediv__": Tensor.div, "mul_": Tensor.mul}
 
+OnLook = Callable[[Collection[str]], object]
+"""Told of the keys of tensors at whose numbers a converter looks."""
+
 _OF_FORM = {
     "__get__",  # of a property: `shape`, `dtype`
     "__len__",
@@ -62,7 +65,7 @@ class _Traced(Tensor):
     """
 
     sources: frozenset[str]
-    on_look: Callable[[Collection[str]], object]
+    on_look: OnLook
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's own signature
@@ -100,11 +103,9 @@ class Conversion:
         return self.denoiser == "unet"
 
     def convert(
-        self, tensors: Mapping[str, Tensor], on_look: Callable[[Collection[str]], object] = lambda _keys: None
+        self, tensors: Mapping[str, Tensor], on_look: OnLook
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return the tensors by diffusers' names, and the alphas that are not folded in.
-
-        `on_look` is told of the keys at whose numbers the converter looks.
 
         Raises:
             AdapterFault: keys of no format that the family has, or of several: some would be dropped.
@@ -140,7 +141,7 @@ class Conversion:
         return f"{self.denoiser}.{key}" if key.partition(".")[0] in self.children else key
 
 
-def _trace(key: str, tensor: Tensor, on_look: Callable[[Collection[str]], object]) -> Tensor:
+def _trace(key: str, tensor: Tensor, on_look: OnLook) -> Tensor:
     traced = tensor.as_subclass(_Traced)
     traced.sources, traced.on_look = frozenset({key}), on_look
     return traced

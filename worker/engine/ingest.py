@@ -20,7 +20,7 @@ from worker.engine.keys import sort_keys
 from worker.engine.kinds import bias_delta, bias_parts, weight_delta
 from worker.engine.layers import Layer, read_layers
 from worker.engine.layouts import Layout, Layouts, header_key, layout_of
-from worker.engine.peaks import peaks_of
+from worker.engine.peaks import peaks_by, searches_of
 from worker.engine.scales import LoraConfig, read_configs
 from worker.engine.slab import compacted, nbytes_of
 from worker.engine.spelling import spell
@@ -99,9 +99,11 @@ def _studied(
     file = read_tensors(path, header)
     with _hashed_beside(file.content) as digest:
         adapter = meant(file.tensors)
-        adapter = _checked(adapter, peaks_of(list(adapter.tensors)), digest)
+        tensors = list(adapter.tensors)
+        searches = searches_of(tensors)
+        adapter = _checked(adapter, peaks_by(searches, len(tensors)), digest)
     decisive = {found_keys.plain[key] for key in looked_at if key in found_keys.plain}
-    return adapter, layout_of(header, file.slab, adapter, decisive)
+    return adapter, layout_of(header, file.slab, adapter, searches, decisive)
 
 
 def _checked(adapter: CanonicalAdapter, peaks: Sequence[float], digest: Future[str]) -> CanonicalAdapter:

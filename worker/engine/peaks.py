@@ -6,7 +6,7 @@ integer that grows with it; infinity's is above those of all numbers, and NaN's 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,20 +60,27 @@ class Search:
                     peaks[owner] = value
 
 
-def peaks_of(tensors: Sequence[Tensor]) -> list[float]:
-    """Return the greatest magnitude in each tensor: NaN or infinity if it holds one, 0 if it holds nothing.
+def peaks_by(searches: Iterable[tuple[Search, Tensor]], count: int) -> list[float]:
+    """Return the greatest magnitude in each of `count` tensors, in their order.
+
+    It is NaN or infinity where a tensor holds one, and 0 where it holds nothing.
 
     Args:
-        tensors: of floating-point numbers, on the CPU.
+        searches: of the tensors, each with a view of its slab.
+        count: how many tensors there are.
     """
-    peaks = [0.0] * len(tensors)
-    for search, slab in searches_of(tensors):
+    peaks = [0.0] * count
+    for search, slab in searches:
         search.into(peaks, slab)
     return peaks
 
 
 def searches_of(tensors: Sequence[Tensor]) -> list[tuple[Search, Tensor]]:
-    """Return how to search the tensors' slabs, or copies where tensors have gaps, and a view of each slab."""
+    """Return how to search the tensors' slabs, or copies where tensors have gaps, and a view of each slab.
+
+    Args:
+        tensors: of floating-point numbers, on the CPU.
+    """
     slabs: dict[tuple[int, torch.dtype], Tensor] = {}
     owners: defaultdict[tuple[int, torch.dtype], defaultdict[Span, list[int]]]
     owners = defaultdict(lambda: defaultdict(list))

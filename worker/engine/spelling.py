@@ -1,6 +1,6 @@
 """From a file's keys to layers. diffusers' own converters translate; what they would drop is refused."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from diffusers.utils.state_dict_utils import (
 from torch import Tensor
 
 from worker.engine.contract import AdapterFault, quoted
-from worker.engine.conversion import Conversion
+from worker.engine.conversion import Conversion, OnLook
 
 V = TypeVar("V")
 
@@ -40,11 +40,9 @@ def spell(
     tensors: Mapping[str, Tensor],
     components: tuple[str, ...],
     conversion: Conversion,
-    on_look: Callable[[Collection[str]], object],
+    on_look: OnLook,
 ) -> list[SpelledLayer]:
     """Return the layers that `tensors` hold, in whichever of the formats that the base's family knows.
-
-    `on_look` is told of the keys whose numbers have a say in that.
 
     Raises:
         AdapterFault: a key that no converter understands, or half of a layer.
