@@ -10,6 +10,7 @@ from diffusers import StableDiffusionXLPipeline
 from shared.jobs import GenerationParams
 from shared.refs import AdapterRef, RepoId, Revision
 from tests.tiny_bases import tiny_sd, tiny_xl
+from tests.tiny_families import build
 from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import Activation
 from worker.engine.diffusers_engine import DiffusersEngine
@@ -70,6 +71,24 @@ def sd(opened_sd: DiffusersEngine) -> Iterator[DiffusersEngine]:
     opened_sd.verify()
 
 
+@pytest.fixture(scope="session")
+def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flux")
+    build("FluxPipeline").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def opened_flux(flux_folder: Path) -> DiffusersEngine:
+    return open_engine(flux_folder)
+
+
+@pytest.fixture
+def flux(opened_flux: DiffusersEngine) -> Iterator[DiffusersEngine]:
+    yield opened_flux
+    opened_flux.verify()
+
+
 @pytest.fixture
 def reference(xl_folder: Path) -> StableDiffusionXLPipeline:
     """Plain diffusers on the same weights."""
@@ -94,3 +113,19 @@ def params(**changes: object) -> GenerationParams:
 
 def picture(engine: DiffusersEngine, **changes: object) -> bytes:
     return engine.generate(params(**changes), lambda *_: None).image.tobytes()
+
+
+def assert_equal(one: CanonicalAdapter, other: CanonicalAdapter) -> None:
+    """Both are the same in every bit, and written alike."""
+    assert list(one.changes) == list(other.changes)
+    for name, deltas in one.changes.items():
+        for left, right in zip(deltas, other.changes[name], strict=True):
+            assert (type(left.matrix), left.scale) == (type(right.matrix), right.scale)
+            assert left.matrix.shape == right.matrix.shape
+            assert (left.magnitude is None) == (right.magnitude is None)
+    for (name, left), (other_name, right) in zip(one.named_tensors, other.named_tensors, strict=True):
+        assert (name, left.dtype, left.stride()) == (other_name, right.dtype, right.stride())
+        assert torch.equal(left, right)
+    assert [word.token for word in one.words] == [word.token for word in other.words]
+    assert (one.digest, one.nbytes, one.warnings) == (other.digest, other.nbytes, other.warnings)
+    assert (one.reach, one.fixed_reach) == (other.reach, other.fixed_reach)

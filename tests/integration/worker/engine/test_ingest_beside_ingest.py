@@ -7,6 +7,7 @@ import torch
 from deploy.plan import DEMO_REPOSITORIES
 from shared.jobs import GenerationParams
 from shared.refs import RepoId
+from tests.integration.worker.engine.conftest import assert_equal
 from worker.engine.contract import AdapterFault
 from worker.engine.load import open_base
 from worker.engine.snapshot import Snapshot
@@ -39,10 +40,5 @@ def test_ingests_beside_each_other_and_a_generation_give_what_they_give_alone() 
         if isinstance(one, str):
             assert one == other
             continue
-        assert (one.digest, one.nbytes, one.reach) == (other.digest, other.nbytes, other.reach)
-        assert one.changes.keys() == other.changes.keys()
-        for name, changes in one.changes.items():
-            for left, right in zip(changes, other.changes[name], strict=True):
-                assert left.scale == right.scale
-                assert all(map(torch.equal, left.factors, right.factors))
+        assert_equal(one, other)
         assert engine.raise_up(other) is other

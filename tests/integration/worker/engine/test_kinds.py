@@ -1,6 +1,6 @@
 """Kinds as Kohya's and LyCORIS' trainers write them, against an independent merge in float64."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -11,7 +11,6 @@ from tests import adapter_files as files
 from tests.adapter_kinds import Made, Maker, spelled
 from tests.integration.worker.engine.conftest import activation, open_engine
 from tests.integration.worker.engine.test_merged_weights import SGM_NAMES
-from tests.tiny_families import build
 from worker.engine.contract import AdapterFault, SwapReport
 from worker.engine.diffusers_engine import DiffusersEngine
 
@@ -52,19 +51,6 @@ ENCODERS = {
     "lora_te1_": ("text_encoder", "encoder.layers.0.self_attn.q_proj"),
     "lora_te2_": ("text_encoder_2", "encoder.layers.1.mlp.fc1"),
 }
-
-
-@pytest.fixture(scope="module")
-def opened_flux(tmp_path_factory: pytest.TempPathFactory) -> DiffusersEngine:
-    folder = tmp_path_factory.mktemp("flux")
-    build("FluxPipeline").save_pretrained(folder)
-    return open_engine(folder)
-
-
-@pytest.fixture
-def flux(opened_flux: DiffusersEngine) -> Iterator[DiffusersEngine]:
-    yield opened_flux
-    opened_flux.verify()
 
 
 def layer_of(engine: DiffusersEngine, component: str, path: str) -> torch.nn.Module:

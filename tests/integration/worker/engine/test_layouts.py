@@ -1,6 +1,6 @@
 """A file of a header that was met before comes out as it does where nothing is known, bit by bit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tests import adapter_files as files
 from tests.adapter_kinds import Maker, spelled
-from tests.integration.worker.engine.conftest import open_engine
+from tests.integration.worker.engine.conftest import assert_equal
+from tests.integration.worker.engine.hostile import raw_file
 from tests.integration.worker.engine.test_equals_diffusers import CASES, Case, attention_only
 from tests.integration.worker.engine.test_kinds import (
     ENCODERS,
@@ -25,7 +26,6 @@ from tests.integration.worker.engine.test_kinds import (
     made_for,
     named,
 )
-from tests.tiny_families import build
 from worker.engine import layouts as layouts_module
 from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import AdapterFault
@@ -82,25 +82,6 @@ def parts_of(path: Path) -> tuple[bytes, bytes]:
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     return content[8:end], content[end:]
-
-
-def write_raw(path: Path, text: bytes, numbers: bytes) -> None:
-    path.write_bytes(len(text).to_bytes(8, "little") + text + numbers)
-
-
-def assert_equal(one: CanonicalAdapter, other: CanonicalAdapter) -> None:
-    assert list(one.changes) == list(other.changes)
-    for name, deltas in one.changes.items():
-        for left, right in zip(deltas, other.changes[name], strict=True):
-            assert (type(left.matrix), left.scale) == (type(right.matrix), right.scale)
-            assert left.matrix.shape == right.matrix.shape
-            assert (left.magnitude is None) == (right.magnitude is None)
-    for (name, left), (other_name, right) in zip(one.named_tensors, other.named_tensors, strict=True):
-        assert (name, left.dtype, left.stride()) == (other_name, right.dtype, right.stride())
-        assert torch.equal(left, right)
-    assert [word.token for word in one.words] == [word.token for word in other.words]
-    assert (one.digest, one.nbytes, one.warnings) == (other.digest, other.nbytes, other.warnings)
-    assert (one.reach, one.fixed_reach) == (other.reach, other.fixed_reach)
 
 
 def check(engine: DiffusersEngine, path: Path, layouts: Layouts) -> None:
@@ -173,7 +154,7 @@ def test_a_file_without_text_fields_is_known_from_another_one(
     path = a_lora(xl, tmp_path)
     bare = tmp_path / "bare.safetensors"
     text, numbers = parts_of(path)
-    write_raw(bare, b"{" + text.partition(b"},")[2], numbers)
+    bare.write_bytes(raw_file(b"{" + text.partition(b"},")[2], numbers))
     read(xl, bare, layouts)
     assert_equal(read_as_known(xl, bare, layouts), read(xl, bare))
 
@@ -220,9 +201,9 @@ def test_a_config_whose_name_is_spelled_with_escapes_is_one(
     plain = with_config(xl, tmp_path, '{"unet.r": 4, "unet.lora_alpha": 3}')
     escaped = tmp_path / "escaped.safetensors"
     text, numbers = parts_of(plain)
-    write_raw(escaped, text.replace(b"lora_adapter", rb"lora\u005fadapter"), numbers)
+    escaped.write_bytes(raw_file(text.replace(b"lora_adapter", rb"lora\u005fadapter"), numbers))
     no_config = tmp_path / "none.safetensors"
-    write_raw(no_config, text.replace(b"lora_adapter", b"Lora_adapter"), numbers)
+    no_config.write_bytes(raw_file(text.replace(b"lora_adapter", b"Lora_adapter"), numbers))
     read(xl, no_config, layouts)
     assert not is_known(xl, escaped, layouts)
     assert_equal(read(xl, escaped, layouts), read(xl, escaped))
@@ -302,13 +283,6 @@ def test_nothing_is_remembered_of_a_refused_file(
     with pytest.raises(AdapterFault):
         read(xl, path, layouts)
     assert not is_known(xl, path, layouts)
-
-
-@pytest.fixture(scope="module")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiffusersEngine]:
-    folder = tmp_path_factory.mktemp("flux")
-    build("FluxPipeline").save_pretrained(folder)
-    return open_engine(folder)
 
 
 def flux_layers(flux: DiffusersEngine) -> list[files.Layer]:

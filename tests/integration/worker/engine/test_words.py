@@ -1,6 +1,6 @@
 """Learned words: known to prompts while their adapter is active, as diffusers' textual inversion does it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -206,20 +206,6 @@ def test_sd_learns_words_too(
 def test_words_of_another_base_are_refused_by_name(sd: DiffusersEngine, tmp_path: Path) -> None:
     with pytest.raises(AdapterFault, match=r"'<s0>' has vectors for clip_g, clip_l, this .* are clip_l"):
         sd.ingest(files.write(tmp_path / "style_emb.safetensors", PIVOTAL))
-
-
-@pytest.fixture(scope="session")
-def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("flux")
-    build("FluxPipeline").save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def flux(flux_folder: Path) -> Iterator[DiffusersEngine]:
-    engine = open_engine(flux_folder)
-    yield engine
-    engine.verify()
 
 
 FLUX_WORDS: dict[str, tuple[Mapping[str, Tensor], str, list[str]]] = {
