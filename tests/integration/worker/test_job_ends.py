@@ -70,6 +70,8 @@ async def test_the_next_job_runs_after_each_kind_of_failure(
         ErrorCode.WORKER_FAULT,
     ]
     assert [record.attempts for record in errors] == [1, 1, 3]
+    # the last check comes after its job's end is told
+    assert await worker.stop() is ExitCode.STOPPED
     assert worker.engine.verifications == 3
 
 
