@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -13,6 +14,11 @@ from shared.logs import configure_logging
 from worker.app import WorkerApp
 from worker.assembly import load_engine
 from worker.exit_codes import ExitCode
+
+SWITCH_INTERVAL = 1e-4
+"""Seconds for which a thread keeps Python's global lock while another one waits for it. PyTorch gives it up
+in each operation and has to get it back: at Python's 5 ms, a thread that only runs Python makes each of the
+thousands of operations of an image wait for that long (`tests/bench/switch_interval.py`)."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def end_with(app: WorkerApp[Any]) -> NoReturn:
     """Run `app` and end the process with its exit code."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         code = asyncio.run(app.run())
     except Exception:

@@ -26,6 +26,7 @@ from shared.queue.terms import Mode, QueueSettings
 from shared.redis_client import command_client
 from shared.refs import AdapterRef, RepoId, Revision, base_tag
 from tests.builders import BASE, a_job, a_worker_config, some_params
+from worker.__main__ import SWITCH_INTERVAL
 from worker.app import WorkerApp
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +107,7 @@ async def one_worker(
     engine: Any, repositories: Path, *, ram_budget: int = 1 << 30, settings: QueueSettings = IN_ORDER
 ) -> AsyncIterator[OneWorker]:
     """Serve `engine` until the context ends; the Hub shows `repositories`."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
     logging.disable(logging.WARNING)
     huggingface_hub.utils.disable_progress_bars()
     (port,) = free_ports(1)
