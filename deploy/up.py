@@ -11,10 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from deploy import embedded_valkey
@@ -35,7 +33,11 @@ from deploy.plan import (
 from deploy.ports import PortUnusable, check_port, free_ports
 from deploy.progress import Screen, Status, open_screen
 from deploy.readiness import ask
+from deploy.redis_refusal import why_unavailable
 from deploy.system import Death, System, ValkeyPart
+from shared.config import worker_config
+from shared.errors import QueueUnavailable
+from shared.redis_client import command_client, translate_errors
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -101,15 +103,14 @@ async def _serve(system: System, options: UpOptions, machine: Machine, ports: Po
     await system.until_ready(*hubs)
     demo_hub = local_url("", ports.hub) if options.demo else None
     common = common_environ(machine, redis_url, demo_hub)
-    children: tuple[ChildSpec, ...] = (
-        router_child(options, common, ports.router),
-        *worker_children(options, common, ports.workers, machine.cores),
-    )
+    workers = worker_children(options, common, ports.workers, machine.cores)
+    children = (router_child(options, common, ports.router), *workers)
     for child in children:
         await system.start(child)
     await system.until_ready(*children)
     screen.settle()
-    screen.say(ready_text(local_url(options.host, ports.router), options.bases, time.monotonic() - started))
+    served = [worker_config(worker.environ).served for worker in workers]
+    screen.say(ready_text(local_url(options.host, ports.router), served, time.monotonic() - started))
     await asyncio.Event().wait()
 
 
@@ -133,13 +134,11 @@ async def _redis(system: System, url: str | None, screen: Screen) -> str:
 
 async def _check_redis(url: str) -> None:
     try:
-        async with Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5) as redis:
-            await redis.ping()
-    except (RedisError, ValueError, OSError) as error:
-        parts = urlsplit(url)  # not the whole: it may hold a password
-        raise CannotStart(
-            f"Redis at {parts.hostname}:{parts.port or 6379} does not answer: {error}"
-        ) from error
+        with translate_errors():
+            async with command_client(url) as redis:
+                await redis.ping()
+    except (QueueUnavailable, RedisError) as error:
+        raise CannotStart(why_unavailable(error, url)) from error
 
 
 def _listen_to_signals(stop: asyncio.Event, system: System) -> None:

@@ -18,6 +18,8 @@ environment variables:
   REDIS_URL                 Redis >= 7.0 or Valkey >= 7.2          [redis://127.0.0.1:6379/0]
   HF_ENDPOINT               address of the Hub                     [https://huggingface.co]
   WARMBASE_SECRET           seals callers' tokens for the workers; the same as theirs
+  WARMBASE_RESULTS_URL      where images wait, as the workers'     [REDIS_URL]
+  WARMBASE_RESULTS_BYTES    what all of them together may have     [2 GiB]
   WARMBASE_HOST             where to listen                        [127.0.0.1]
   WARMBASE_PORT             the port; 0 takes a free one           [8000]
   WARMBASE_REQUEST_TIMEOUT  seconds until nobody waits any more    [300]

@@ -25,13 +25,16 @@ logger = logging.getLogger(__name__)
 VARIABLES = """\
 environment variables:
   WARMBASE_BASE               base model to serve, as organisation/name (required)
-  WARMBASE_DENOISER_FILE      GGUF file in place of the base's denoiser, as organisation/name/file;
+  WARMBASE_DENOISER_FILE      GGUF file in place of the base's denoiser, as organisation/name/file
+                              or organisation/name@revision/file;
                               its repository is then what is served
   WARMBASE_COPY_OF            model that it is a quantised copy of, if its card does not say so
   REDIS_URL                   Redis >= 7.0 or Valkey >= 7.2       [redis://127.0.0.1:6379/0]
   HF_ENDPOINT                 address of the Hub                  [https://huggingface.co]
   HF_TOKEN                    the deployment's own token, for bases that need one
   WARMBASE_SECRET             opens callers' tokens; the same as the router's
+  WARMBASE_RESULTS_URL        where images wait, as the router's  [REDIS_URL]
+  WARMBASE_RESULTS_BYTES      what all of them may have           [2 GiB]
   WARMBASE_DEVICE             a torch device, or auto             [auto]
   WARMBASE_DTYPE              float32, float16, bfloat16 or auto  [auto]
   WARMBASE_COMPILE            on: compile the denoiser at start   [off]
@@ -42,7 +45,7 @@ environment variables:
   WARMBASE_DISK_BUDGET        bytes of adapters kept there        [32 GiB]
   WARMBASE_RAM_BUDGET         bytes of adapters kept in RAM       [4 GiB]
   WARMBASE_GPU_BUDGET         bytes of them kept on the GPU too   [2 GiB]
-  WARMBASE_PINNED             repositories whose adapters stay once they were used
+  WARMBASE_PINNED             repositories whose adapters leave last, once they were used
   WARMBASE_DRAIN              seconds a running job gets to end   [20]
   WARMBASE_STALL              seconds without a denoising step
                               after which the process gives up    [120]

@@ -57,7 +57,7 @@ class AdapterStore(Generic[A]):
     """Ingested adapters of one base. Lives on one event loop; blocking work goes to threads.
 
     A hit in RAM or on disk is given to any job that names the file. Whether the caller may read it was asked
-    by the router, with the caller's own token, for this very request; the store cannot ask again, because a
+    by the router, with the caller's own token; the store cannot ask again, because a
     job's token may be older than a grant that was withdrawn, and a worker speaks for nobody.
     """
 

@@ -135,6 +135,27 @@ def test_a_redis_that_does_not_answer_is_named_without_its_password(start_stubs)
     assert up.survivors() == []
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis+sentinel://127.0.0.1:1,127.0.0.1:2/queue", "Redis at 127.0.0.1:1,127.0.0.1:2 does not"),
+        ("redis+cluster://127.0.0.1:1,127.0.0.1:2", "Redis at 127.0.0.1:1,127.0.0.1:2 does not"),
+        ("unix:///nowhere/redis.sock", "Redis does not"),
+    ],
+)
+def test_so_is_one_behind_any_other_kind_of_address(start_stubs, url, said):
+    up = start_stubs(*BASES, "--redis", url)
+    assert up.end() == 1
+    assert f"warmbase up: {said}" in up.output
+    assert "Traceback" not in up.output
+
+
+def test_a_base_with_a_file_for_its_denoiser_is_named_by_the_file_s_repository(start_stubs):
+    up = start_stubs("--base", "lab/first", WARMBASE_DENOISER_FILE="lab/small/model-Q4_0.gguf").ready()
+    assert "Warm: lab/small" in up.lines
+    assert f"  curl {up.url}/models/lab/small -H " in up.output
+
+
 def test_an_own_redis_is_used_and_outlives_it(start_stubs, redis_url):
     up = start_stubs(*BASES, "--redis", redis_url).ready()
     assert up.child("router", f"REDIS_URL={redis_url}")
