@@ -73,7 +73,7 @@ class MetadataCache(Generic[K, V]):
         """Return the answer for `key`.
 
         Raises:
-            WarmbaseError: what `fetch` raised, now or a short while ago.
+            WarmbaseError: what `fetch` raised, now or a short while ago; each caller gets a copy.
         """
         entry = self._entries.get(key)
         if entry is not None and self._clock() < entry.fresh_until:
@@ -105,7 +105,8 @@ class MetadataCache(Generic[K, V]):
     def _refused(self, key: K, error: WarmbaseError) -> _Answer[V] | _Refusal:
         refusal = _Refusal(error)
         if not error.retryable:
-            self._keep(key, refusal, self._lifetimes.negative, self._lifetimes.negative)
+            kept = _Refusal(_unraised(error))
+            self._keep(key, kept, self._lifetimes.negative, self._lifetimes.negative)
             return refusal
         known = self._entries.get(key)
         if known is None or isinstance(known.outcome, _Refusal) or self._clock() >= known.stale_until:
@@ -123,6 +124,15 @@ class MetadataCache(Generic[K, V]):
 
 def _unwrap(outcome: _Answer[V] | _Refusal) -> V:
     if isinstance(outcome, _Refusal):
-        # The same error is raised to many: without this, each would append to its traceback for ever.
-        raise outcome.error.with_traceback(None)
+        raise _unraised(outcome.error) from outcome.error.__cause__
     return outcome.value
+
+
+def _unraised(error: WarmbaseError) -> WarmbaseError:
+    """Return such an error without what an error has that was raised: the frames that it passed.
+
+    They hold the requests that ran into it, with their bodies, for as long as it is kept.
+    """
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    return copy

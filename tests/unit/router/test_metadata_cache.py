@@ -1,9 +1,11 @@
 import asyncio
+import gc
+import weakref
 
 import pytest
 
 from router.metadata_cache import Lifetimes, MetadataCache
-from shared.errors import HubUnavailable, RepoNotFound
+from shared.errors import HubUnavailable, InvalidRequest, RepoNotFound
 
 LIFETIMES = Lifetimes(fresh=300.0, negative=15.0, stale=1000.0, retry=5.0)
 
@@ -160,3 +162,42 @@ async def test_closing_ends_calls_under_way(source):
     await cache.close()
     with pytest.raises(asyncio.CancelledError):
         await question
+
+
+class Body:
+    """A request's body, as a frame that is passed by an error holds it."""
+
+
+async def test_what_is_kept_of_a_refusal_holds_no_request(source):
+    cache = source.cache()
+    source.error = RepoNotFound("a")
+
+    async def ask(body):
+        with pytest.raises(RepoNotFound, match="a") as caught:
+            await cache.get("a")
+        return weakref.ref(body), caught.value
+
+    bodies = [(await ask(Body()))[0] for _ in range(3)]
+    gc.collect()
+    assert source.calls == 1
+    assert [body() for body in bodies] == [None] * 3
+
+
+async def test_a_refusal_that_is_raised_again_says_the_same(source):
+    cache = source.cache()
+    source.error = InvalidRequest("parameters.revision", "is no branch")
+    said = []
+    for _ in range(2):
+        with pytest.raises(InvalidRequest) as caught:
+            await cache.get("a")
+        said.append((caught.value.message, caught.value.field))
+    assert said == [("parameters.revision: is no branch", "parameters.revision")] * 2
+
+
+async def test_who_hears_of_an_outage_can_look_up_its_cause(source):
+    cause = OSError("no route")
+    source.error = HubUnavailable("the Hub does not answer")
+    source.error.__cause__ = cause
+    with pytest.raises(HubUnavailable) as caught:
+        await source.cache().get("a")
+    assert caught.value.__cause__ is cause
