@@ -12,6 +12,10 @@ from shared.errors import InvalidRequest
 
 INPUTS = "inputs"
 
+MOST_VALUES = 20_000
+"""In a JSON body, at most. The longest prompts could hold half as many commas; a parser that is given the
+millions that a picture's bytes leave room for would hold up everybody else for seconds."""
+
 _SERVED_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _OTHER_STARTS = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 _BASE64_IMAGE_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "data:image/")
@@ -59,6 +63,8 @@ def read_body(body: bytes, content_type: str, limits: Limits) -> Body:
 
 
 def _read_json(text: str, limits: Limits) -> Body:
+    if sum(map(text.count, ",[{")) > MOST_VALUES:
+        reject("body", f"has more than {MOST_VALUES} values")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -5,6 +5,11 @@ from typing import NoReturn, Self
 
 from shared.errors import InvalidRequest
 
+MAX_FIELDS = 128
+"""Of one object; no request has half as many."""
+
+MAX_FIELD_NAME = 100
+
 
 def reject(field: str, problem: str) -> NoReturn:
     """Raise InvalidRequest; an expression of its own, so that checks read as one line."""
@@ -15,6 +20,11 @@ class Fields:
     """The fields of one object. Null counts as absent; `finish` refuses what nobody read."""
 
     def __init__(self, raw: Mapping[str, object], path: str = "") -> None:
+        """Raises InvalidRequest for more fields, or longer names, than any request has."""
+        if len(raw) > MAX_FIELDS:
+            reject(path or "body", f"has at most {MAX_FIELDS} fields")
+        for name in raw:
+            checked_text(name, path or "body", MAX_FIELD_NAME, empty=True)
         self._raw = {name: value for name, value in raw.items() if value is not None}
         self._path = path
         self._unread = set(self._raw)
@@ -118,7 +128,7 @@ class Fields:
     def finish(self) -> None:
         """Refuse the first field that was not read."""
         for name in sorted(self._unread):
-            reject(self.path(checked_text(name, self._path or "body", 100, empty=True)), "unknown field")
+            reject(self.path(name), "unknown field")
 
     def _take(self, name: str) -> object:
         self._unread.discard(name)

@@ -106,11 +106,13 @@ class Hub:
         )
 
     async def _call(self, endpoint: str, repo: RepoId, work: Callable[[], T]) -> T:
-        begin, code = time.monotonic(), "200"
+        begin, code = time.monotonic(), "error"
         try:
             async with asyncio.timeout(TOTAL_TIMEOUT):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except (TimeoutError, httpx2.HTTPError, UnreadableMetadata, EntryNotFoundError, ValueError) as error:
+                answer = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                code = "200"
+                return answer
+        except (httpx2.HTTPError, UnreadableMetadata, EntryNotFoundError, OSError, ValueError) as error:
             code = _code(error)
             raise _translated(error, repo) from error
         finally:

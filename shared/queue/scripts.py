@@ -1,6 +1,7 @@
 """The atomic steps of the queue: the files of `lua/`, run by their digest."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,5 +38,6 @@ class Script:
                 return await self._redis.eval(self._text, len(keys), *keys, *arguments)
 
 
+@cache
 def _read(name: str) -> str:
     return (LUA / f"{name}.lua").read_text(encoding="utf-8")

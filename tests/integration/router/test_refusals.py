@@ -1,6 +1,7 @@
 import io
 import time
 
+import huggingface_hub
 import pytest
 
 from deploy.local_hub.faults import FaultRule
@@ -114,6 +115,13 @@ async def test_the_hub_fails(http, router, worker, hub):
 async def test_the_hub_limits_our_rate(http, router, worker, hub):
     hub.faults.replace([FaultRule(status=429)])
     await refusal(http, f"{router}/models/{ADAPTER}", 503, "hub_unavailable")
+
+
+async def test_the_hub_s_client_is_told_to_stay_offline(http, router, worker, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    await refusal(http, f"{router}/models/{ADAPTER}", 503, "hub_unavailable")
+    async with http.get(f"{router}/metrics") as response:
+        assert 'warmbase_hub_requests_total{code="error",endpoint="metadata"} 1.0' in await response.text()
 
 
 async def test_a_full_queue(http, router, redis):

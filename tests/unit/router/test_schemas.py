@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from router.body import SourcePicture
+from router.body import MOST_VALUES, SourcePicture
+from router.fields import MAX_FIELDS
 from router.schemas import GenerationRequest, WantedAdapter, parse_request
 from router.strengths import WantedStrength
 from shared.config import Limits
@@ -268,9 +269,17 @@ REFUSED = {
         b"[" * 100_000,
         b"\xff\xfe\xfa",
         b'{"a": %s}' % (b"9" * 5000),
+        b'{"inputs": "a", "parameters": [%s]}' % (b"0," * MOST_VALUES),
+        json.dumps({"inputs": "a"} | {f"field {number}": 1 for number in range(MAX_FIELDS)}).encode(),
+        json.dumps({"inputs": "a", "x" * 1000: 1}).encode(),
+        {"inputs": "a", "\ud800": 1},
     ],
     "input": [{"inputs": "a", "input": "b"}],
-    "parameters": [{"inputs": "a", "parameters": []}],
+    "parameters": [
+        {"inputs": "a", "parameters": []},
+        {"inputs": "a", "parameters": {"x" * 1000: 1}},
+        {"inputs": "a", "parameters": dict.fromkeys(map(str, range(MAX_FIELDS + 1)), None)},
+    ],
     "options": [{"inputs": "a", "options": "x"}],
     "options.cache": [{"inputs": "a", "options": {"cache": True}}],
     "parameters.widht": [{"inputs": "a", "parameters": {"widht": 1}}],
@@ -281,7 +290,9 @@ REFUSED = {
     ("field", "body"), [(field, body) for field, bodies in REFUSED.items() for body in bodies]
 )
 def test_a_wrong_body_is_refused_by_field(field, body):
-    assert refusal(body).field == field
+    error = refusal(body)
+    assert error.field == field
+    assert len(error.message) < 300
 
 
 PARAMETERS = {

@@ -1,6 +1,6 @@
 import pytest
 
-from router.fields import Fields
+from router.fields import MAX_FIELDS, Fields
 from router.strengths import AS_IT_IS, MAX_CHANGES, MAX_PARTS, WantedStrength, read_strength
 from shared.config import Limits
 from shared.errors import InvalidRequest
@@ -70,6 +70,11 @@ REFUSED = {
     "lora_scale.unet.up.1": [{"unet": {"up": {"1": 1}}}],
     "lora_scale.unet.up.block_1": [{"unet": {"up": {"block_1": []}}}, {"unet": {"up": {"block_1": "x"}}}],
     "lora_scale.unet.up.block_1[1]": [{"unet": {"up": {"block_1": [1, "x"]}}}],
+    "lora_scale.transformer": [
+        {"transformer": {"a" * 1000: 1}},
+        {"transformer": {f"blocks.{number}": 1 for number in range(MAX_FIELDS + 1)}},
+    ],
+    "lora_scale.unet.down": [{"unet": {"down": {"\ud800": 1}}}],
     "lora_scale.transformer.a b": [{"transformer": {"a b": 1}}],
     "lora_scale.transformer.*": [{"transformer": {"*": 1}}],
     "lora_schedule": [1, [1], [{"from": 0, "scale": 1}] * (MAX_CHANGES + 1)],
