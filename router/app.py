@@ -9,6 +9,7 @@ from router import handlers, operations
 from router.catalogue import Catalogue
 from router.hub import Hub
 from router.keys import CONFIG, METRICS, POOLS, QUEUES, REDIS, SERVER, SUBMISSIONS
+from router.leftovers import Leftovers
 from router.metadata_cache import Lifetimes, MetadataCache
 from router.metrics import Metrics
 from router.middleware import accompany, answer_errors
@@ -73,7 +74,7 @@ async def _redis(app: web.Application) -> AsyncIterator[None]:
         guard = ServerGuard(
             lambda: check_server(redis, ROUTER_COMMANDS), None if of_many else lambda: has_room(redis)
         )
-        async with guard as app[SERVER]:
+        async with guard as app[SERVER], Leftovers(app[POOLS], app[QUEUES]):
             yield
 
 

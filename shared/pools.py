@@ -3,13 +3,17 @@
 import json
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from typing import cast
 
 from redis.asyncio import Redis
 
 from shared.jobs import WorkerId
-from shared.queue.keys import POOLS
+from shared.queue.keys import BASES, POOLS
 from shared.redis_client import one_round_trip, translate_errors
-from shared.refs import RepoId
+from shared.refs import RepoId, base_tag
+
+BASES_KEPT = 24 * 3600.0
+"""Seconds for which a base is known that has no workers any more: longer than any job of it may wait."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +76,8 @@ class PoolDirectory:
             pipeline = one_round_trip(self._redis)
             pipeline.zremrangebyscore(POOLS, "-inf", now)
             pipeline.zadd(POOLS, {_encode(worker): now + ttl})
+            pipeline.zadd(BASES, {base_tag(worker.base): now})
+            pipeline.zremrangebyscore(BASES, "-inf", now - BASES_KEPT)
             await pipeline.execute()
 
     async def withdraw(self, worker: WorkerInfo) -> None:
@@ -90,6 +96,13 @@ class PoolDirectory:
             BasePool(base=base, workers=tuple(group))
             for base, group in groupby(workers, key=lambda worker: worker.base)
         )
+
+    async def left(self) -> list[str]:
+        """Return the tags of bases that had workers within a day, and have none now."""
+        served = {base_tag(pool.base) for pool in await self.live()}
+        with translate_errors():
+            tags = cast("list[bytes]", await self._redis.zrange(BASES, 0, -1))
+        return [tag for tag in map(bytes.decode, tags) if tag not in served]
 
     async def _now(self) -> float:
         seconds, microseconds = await self._redis.time()

@@ -6,6 +6,7 @@ the second call finds what the first one did. All times are the server's. Which 
 said in `shared.queue.rule`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -90,8 +91,8 @@ class JobQueue:
     ) -> Admission:
         """Add a job. A job whose id is known already is left as it is, whatever its state (KNOWN).
 
-        So is the job of an idempotency key that is known: the answer names it. A refusal leaves nothing
-        behind.
+        So is the job of an idempotency key that is known, unless it has failed: the answer names it. A
+        refusal leaves nothing behind.
 
         But a job that was cancelled only because its router seemed to be gone (`JobRecord.unwanted`) waits
         again, in its old place and until its old deadline; if that has passed, it fails as expired.
@@ -117,7 +118,7 @@ class JobQueue:
             settings.max_adapter_crashes,
             same.key,
             same.request,
-            settings.idempotency_ttl,
+            math.ceil(job.timeout) + settings.record_ttl,
             settings.max_waiting,
             settings.max_waiting_per_tenant,
             settings.record_ttl,
@@ -247,10 +248,11 @@ class JobQueue:
         return record
 
     async def reap(self) -> int:
-        """Take back the jobs of leases that have run out; return how many. Any worker may call it.
+        """Take back the jobs of leases that have run out, and end those that waited beyond their time.
 
-        Back in their old place, until `max_crashes`: then they are given up. Each also counts against its
-        adapters: after `max_adapter_crashes` these are in quarantine, until a success or its end.
+        Returns how many that were. Any worker or router may call it. Back in their old place, until
+        `max_crashes`: then they are given up. Each also counts against its adapters: after
+        `max_adapter_crashes` these are in quarantine, until a success or its end.
         """
         settings = self._settings
         reaped: int = await self._reap.run(

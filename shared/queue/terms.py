@@ -25,7 +25,6 @@ class QueueSettings:
         dead_ttl: how long that of one that was given up is.
         max_dead: how many of these the operator is shown.
         claim_memory: how long a worker's last claim is kept, to answer it again.
-        idempotency_ttl: how long a client's idempotency key is known, at most while the job's record is.
         router_ttl: how long a router that says nothing is believed to wait for its jobs.
     """
 
@@ -43,7 +42,6 @@ class QueueSettings:
     dead_ttl: int = 7 * 24 * 3600
     max_dead: int = 1000
     claim_memory: int = 120
-    idempotency_ttl: int = 24 * 3600
     router_ttl: float = 15.0
 
 

@@ -33,7 +33,9 @@ end
 if key ~= '' and not unwanted then
   local known = redis.call('GET', IDEMPOTENCY .. key)
   local earlier, digest = string.match(known or '', '^(%S+) (%S+)$')
-  if earlier and redis.call('EXISTS', JOB .. earlier) == 1 then
+  local end_of_it = earlier and redis.call('HGET', JOB .. earlier, 'status')
+  -- One that failed has made no image: who asks again asks for a new attempt.
+  if end_of_it and end_of_it ~= 'failed' then
     return answer(digest == request and 'known' or 'conflict', earlier)
   end
 end

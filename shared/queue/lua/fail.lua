@@ -17,7 +17,7 @@ if state == 'held' and not finish_if_cancelled(id, ttl) then
     put_back(id, tonumber(delay) > 0 and delay or nil)
     mark_work()
   else
-    bury(id, dead_ttl, most_dead, problem)
+    bury(id, dead_ttl, most_dead, ttl, problem)
   end
 end
 return state == 'lost' and 0 or 1

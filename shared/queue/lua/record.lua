@@ -21,6 +21,8 @@ local UNIT = 1000
 local FIRST_WORK = 30 * 512 * 512
 -- The part of a new measurement in a moving average.
 local NOVELTY = 0.1
+-- Jobs that were given up, and are forgotten with one that is: it takes two to catch up with a lower limit.
+local MOST_UNBURIED = 64
 
 -- The server's time in seconds, the only clock of the queue.
 local function server_time()
@@ -124,13 +126,19 @@ local function finish(id, ttl, status, ...)
 end
 
 -- Give a job up: it ends as failed, and is kept for the operator, who may have it run again. The caller's
--- token is not kept.
-local function bury(id, ttl, most, problem)
+-- token is not kept. Of more than `most` the oldest end as any other job does: for the operator they are gone.
+local function bury(id, dead_ttl, most, ttl, problem)
   local now = server_time()
-  close(id, ttl, 'failed', 'error', problem)
+  close(id, dead_ttl, 'failed', 'error', problem)
   redis.call('ZADD', DEAD, now, id)
-  redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', now - ttl)
-  redis.call('ZREMRANGEBYRANK', DEAD, 0, -1 - most)
+  redis.call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
+  local beyond = math.min(redis.call('ZCARD', DEAD) - most, MOST_UNBURIED)
+  if beyond <= 0 then return end
+  for _, old in ipairs(redis.call('ZRANGE', DEAD, 0, beyond - 1)) do
+    redis.call('ZREM', DEAD, old)
+    redis.call('HDEL', JOB .. old, 'job')
+    redis.call('EXPIRE', JOB .. old, ttl)
+  end
 end
 
 -- End a running job as cancelled if somebody cancelled it; false otherwise.

@@ -1,12 +1,13 @@
 import json
+import time
 from dataclasses import asdict
 
 import pytest
 
 from shared.jobs import WorkerId
-from shared.pools import BasePool, PoolDirectory
-from shared.queue.keys import POOLS
-from shared.refs import RepoId
+from shared.pools import BASES_KEPT, BasePool, PoolDirectory
+from shared.queue.keys import BASES, POOLS
+from shared.refs import RepoId, base_tag
 from tests.builders import a_worker
 
 LONG = 600.0
@@ -93,3 +94,18 @@ async def test_a_worker_of_another_version_is_left_out(directory, redis):
     now, _ = await redis.time()
     await redis.zadd(POOLS, {b'{"id":"newer","unheard_of":1}': now + LONG})
     assert await directory.live() == (BasePool(base=a_worker().base, workers=(a_worker(),)),)
+
+
+async def test_a_base_whose_workers_have_all_gone_is_known_for_a_day(directory, redis, run_out):
+    other = RepoId("another/base")
+    await directory.announce(a_worker(), LONG)
+    await directory.announce(a_worker(base=other), LONG)
+    assert await directory.left() == []
+    await directory.withdraw(a_worker())
+    assert await directory.left() == [base_tag(a_worker().base)]
+    await run_out()
+    assert sorted(await directory.left()) == sorted([base_tag(a_worker().base), base_tag(other)])
+
+    await redis.zadd(BASES, {base_tag(other): time.time() - BASES_KEPT - 1})
+    await directory.announce(a_worker(), LONG)
+    assert await directory.left() == []

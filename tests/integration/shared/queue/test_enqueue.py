@@ -1,7 +1,9 @@
+import pytest
+
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus
-from shared.queue.terms import Enqueued
-from tests.builders import a_job
+from shared.queue.terms import Enqueued, IdempotencyKey, QueueSettings
+from tests.builders import a_job, a_result, an_error
 
 
 async def test_a_new_job_waits(queue, record_of):
@@ -90,3 +92,40 @@ async def test_the_oldest_wait_is_that_of_the_first_waiting_job(queue, redis, ke
     assert 100 <= await queue.oldest_wait() < 150
     await claim()
     assert 50 <= await queue.oldest_wait() < 100
+
+
+A_KEY = IdempotencyKey(key="a", request="r")
+
+
+async def test_a_key_stands_for_its_job_while_that_is_known(queue, redis, keys):
+    job = a_job(timeout=30.0)
+    await queue.enqueue(job, A_KEY)
+    again = await queue.enqueue(a_job(), A_KEY)
+    assert (again.outcome, again.job) == (Enqueued.KNOWN, job.id)
+    other = await queue.enqueue(a_job(), IdempotencyKey(key="a", request="another"))
+    assert other.outcome is Enqueued.CONFLICT
+    longest = 30 + QueueSettings().record_ttl
+    assert longest - 10 < await redis.ttl(keys.idempotency("a")) <= longest
+
+
+@pytest.mark.parametrize("retry", [True, False], ids=["given up", "for good"])
+async def test_after_a_failure_the_key_may_come_again(a_queue, claim, retry):
+    queue = a_queue(max_attempts=1)
+    await queue.enqueue(a_job(), A_KEY)
+    await queue.fail(await claim(queue=queue), an_error(), retry=retry)
+    second = a_job()
+    again = await queue.enqueue(second, A_KEY)
+    assert (again.outcome, again.job) == (Enqueued.ADDED, second.id)
+    assert (await queue.enqueue(a_job(), A_KEY)).job == second.id
+
+
+async def test_after_a_success_or_a_cancel_it_stands_for_what_came_of_it(queue, claim):
+    await queue.enqueue(a_job(), A_KEY)
+    lease = await claim()
+    await queue.complete(lease, a_result())
+    assert (await queue.enqueue(a_job(), A_KEY)).job == lease.job.id
+
+    cancelled, other = a_job(), IdempotencyKey(key="b", request="r")
+    await queue.enqueue(cancelled, other)
+    await queue.cancel(cancelled.id)
+    assert (await queue.enqueue(a_job(), other)).job == cancelled.id

@@ -2,7 +2,7 @@
 
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus
-from shared.queue.terms import Enqueued
+from shared.queue.terms import Enqueued, QueueSettings
 from tests.builders import WORKER, a_job, an_adapter, an_error
 from tests.steps import claim_one
 
@@ -110,3 +110,16 @@ async def test_the_bare_base_is_never_in_quarantine(a_queue, run_a_job, run_out)
     queue = a_queue(max_crashes=9, max_adapter_crashes=3)
     await give_up(queue, run_a_job, run_out, crashes=4, adapters=())
     assert (await queue.enqueue(a_job(adapters=()))).outcome is Enqueued.ADDED
+
+
+async def test_those_that_leave_are_kept_for_no_longer_than_any_other(a_queue, claim, redis, keys):
+    queue = a_queue(max_attempts=1, max_dead=1)
+    jobs = [a_job(), a_job()]
+    for job in jobs:
+        await queue.enqueue(job)
+        await queue.fail(await claim(queue=queue), an_error(), retry=True)
+    older, newer = [keys.job(job.id) for job in jobs]
+    assert 0 < await redis.ttl(older) <= QueueSettings().record_ttl < await redis.ttl(newer)
+    assert not await redis.hexists(older, "job")
+    assert await redis.hexists(newer, "job")
+    assert not await queue.revive(jobs[0].id)

@@ -157,7 +157,7 @@ class QueueModel:
     ) -> Enqueued | Modelled | None:
         if key and key.key in self.keys:
             known, request = self.keys[key.key]
-            if not known.gone:
+            if not known.gone and known.status is not JobStatus.FAILED:
                 return known if request == key.request else Enqueued.CONFLICT
         if new and self.mode is Mode.DRAINING:
             return Enqueued.CLOSED
@@ -550,10 +550,13 @@ class QueueMachine(RuleBasedStateMachine):
             lost = known.late or crashed_too_often
             known.stop_running(JobStatus.FAILED if lost else JobStatus.QUEUED)
 
+        late = sum(known.late for known in self.model.waiting())
+        self.model.end_late()
+
         async def reap():
             return await asyncio.gather(*(self.queue.reap() for _ in range(reapers)))
 
-        assert sum(self.run(reap())) == (1 if held else 0)
+        assert sum(self.run(reap())) == held + late
 
     @rule(job=jobs)
     def operator_revives(self, job):

@@ -121,3 +121,16 @@ async def test_one_call_takes_back_a_bounded_number(queue, claim, run_out):
     assert await queue.reap() == 64
     assert await queue.reap() == 6
     assert await queue.depth() == (70, 0)
+
+
+async def test_where_nobody_claims_it_ends_what_waited_beyond_its_time(queue, pass_timeout, record_of):
+    late, early = a_job(), a_job()
+    for job in (late, early):
+        await queue.enqueue(job)
+    await pass_timeout(late)
+    assert await queue.reap() == 1
+    assert await queue.reap() == 0
+    record = await record_of(late.id)
+    assert (record.status, record.error.code) == (JobStatus.FAILED, ErrorCode.JOB_EXPIRED)
+    assert (await record_of(early.id)).status is JobStatus.QUEUED
+    assert await queue.depth() == (1, 0)
