@@ -14,7 +14,7 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 LISTEN_SECONDS = 5.0
 PAUSE_AFTER_FAILURE = 0.3
 LAST_CANCELS_SECONDS = 1.0
+CANCELS_AT_ONCE = 8
+"""Of one base. When a proxy restarts, thousands of clients leave at once; their jobs' cancels leave room for
+others' calls."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +76,7 @@ class JobWaiter:
         self._abandoned: dict[JobId, float] = {}
         self._hinted: set[JobId] = set()
         self._look = asyncio.Event()
+        self._left = asyncio.Event()
         self._next_sweep = 0.0
         # Counted from a failure, not from the last success: that is long ago for a router that stood still,
         # and a call which this cut short is no outage of Redis.
@@ -85,6 +89,8 @@ class JobWaiter:
         self._loops = (
             asyncio.create_task(self._repeat(self._listen), name="listen for ends of jobs"),
             asyncio.create_task(self._repeat(self._look_once), name="look at records of jobs"),
+            # apart, so that they hold up nobody's answer
+            asyncio.create_task(self._repeat(self._cancel_once), name="cancel jobs that were left"),
         )
         return self
 
@@ -140,7 +146,7 @@ class JobWaiter:
         """
         if idempotency is None:
             self._abandoned[job.id] = self._clock() + job.timeout
-            self._look.set()
+            self._left.set()
 
     def _follow(self, waiting: _Waiting, job: JobId) -> None:
         waiting.admitted = True
@@ -187,7 +193,6 @@ class JobWaiter:
             hinted |= {job for job, callers in self._waiting.items() if callers[0].admitted}
             await self._attend()
         await self._read(hinted)
-        await self._cancel_abandoned()
 
     async def _attend(self) -> None:
         tags = {job_base_tag(job) for job in self._waiting}
@@ -198,12 +203,9 @@ class JobWaiter:
             await self._queues.of_tag(tag).attend(self._router)
 
     async def _read(self, jobs: Iterable[JobId]) -> None:
-        by_base: defaultdict[str, list[JobId]] = defaultdict(list)
-        for job in jobs:
-            by_base[job_base_tag(job)].append(job)
-        await asyncio.gather(*(self._read_base(tag, jobs) for tag, jobs in by_base.items()))
+        await asyncio.gather(*(self._read_base(tag, jobs) for tag, jobs in _by_base(jobs).items()))
 
-    async def _read_base(self, tag: str, jobs: list[JobId]) -> None:
+    async def _read_base(self, tag: str, jobs: Sequence[JobId]) -> None:
         try:
             records = await self._queues.of_tag(tag).records(jobs)
             self._silent_since = None
@@ -240,20 +242,40 @@ class JobWaiter:
     def _still_waiting(self, job: JobId) -> list[_Waiting]:
         return [waiting for waiting in self._waiting.get(job, ()) if not waiting.ended.done()]
 
-    def _give_up(self, jobs: list[JobId], error: QueueUnavailable) -> None:
+    def _give_up(self, jobs: Sequence[JobId], error: QueueUnavailable) -> None:
         for waiting in (waiting for job in jobs for waiting in self._still_waiting(job)):
             waiting.ended.set_exception(QueueUnavailable(error.message))
 
+    async def _cancel_once(self) -> None:
+        """Wait until a job is left, and cancel what was; what Redis does not answer to, again in a while."""
+        await self._left.wait()
+        self._left.clear()
+        await self._cancel_abandoned()
+        if self._abandoned:
+            await asyncio.sleep(self._sweep_every)
+            self._left.set()
+
     async def _cancel_abandoned(self) -> None:
-        for job, until in tuple(self._abandoned.items()):
-            if self._clock() < until:
-                try:
-                    await self._queues.of_job(job).cancel(job)
-                except QueueUnavailable:
-                    return  # the next sweep tries again
-                except Exception:  # one job's trouble must not keep the others, nor the exit
-                    logger.exception("job left uncancelled", extra={"action": "abandon", "job": job})
-            del self._abandoned[job]
+        by_base = _by_base(self._abandoned)
+        await asyncio.gather(*(self._cancel_of_base(jobs) for jobs in by_base.values()))
+
+    async def _cancel_of_base(self, jobs: Sequence[JobId]) -> None:
+        for start in range(0, len(jobs), CANCELS_AT_ONCE):
+            some = jobs[start : start + CANCELS_AT_ONCE]
+            if not all(await asyncio.gather(*map(self._cancel, some))):
+                return
+
+    async def _cancel(self, job: JobId) -> bool:
+        """Cancel a job that was left; False when Redis does not answer."""
+        if self._clock() < self._abandoned[job]:
+            try:
+                await self._queues.of_job(job).cancel(job)
+            except QueueUnavailable:
+                return False
+            except Exception:  # one job's trouble must not keep the others, nor the exit
+                logger.exception("job left uncancelled", extra={"action": "abandon", "job": job})
+        del self._abandoned[job]
+        return True
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat `step` until the end; a failure is logged, and must not be the last thing the loop does."""
@@ -267,3 +289,10 @@ class JobWaiter:
             else:
                 continue
             await asyncio.sleep(PAUSE_AFTER_FAILURE)
+
+
+def _by_base(jobs: Iterable[JobId]) -> Mapping[str, Sequence[JobId]]:
+    by_base: defaultdict[str, list[JobId]] = defaultdict(list)
+    for job in jobs:
+        by_base[job_base_tag(job)].append(job)
+    return by_base

@@ -7,6 +7,7 @@ from router.waiting import JobWaiter
 from shared.errors import JobExpired, NoPoolForBase, QueueFull, QueueUnavailable
 from shared.jobs import JobStatus
 from shared.queue.terms import Admission, Enqueued, IdempotencyKey
+from shared.refs import RepoId
 from tests.builders import a_job, a_record
 
 
@@ -324,3 +325,43 @@ async def test_a_sweep_says_that_the_router_is_there(server):
         while len(server.attending) < 2:  # noqa: ASYNC110 - a state, not an event
             await asyncio.sleep(0)
     assert len(set(server.attending)) == 1
+
+
+async def test_jobs_that_many_clients_left_hold_up_nobody_s_answer(server):
+    stuck = asyncio.Event()
+
+    async def cancel(job):
+        await stuck.wait()
+        server.cancelled.append(job)
+
+    server.cancel = cancel
+    job, left = a_job(), [a_job() for _ in range(100)]
+    async with JobWaiter(server, server, sweep_every=3600.0, clock=lambda: server.now) as waiter:
+        for each in left:
+            waiter.abandon(each)
+        wait = asyncio.create_task(waiter.run(job, 1))
+        while not server.enqueued:  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+        server.end(job)
+        assert (await wait).id == job.id
+        assert server.cancelled == []
+        stuck.set()
+    assert sorted(server.cancelled) == sorted(each.id for each in left)
+
+
+async def test_a_silent_node_keeps_only_its_own_bases_from_being_cancelled(server):
+    silent, other = a_job(base=RepoId("a/silent")), a_job()
+
+    async def cancel(job):
+        if job == silent.id:
+            raise QueueUnavailable("down")
+        server.cancelled.append(job)
+
+    server.cancel = cancel
+    async with JobWaiter(server, server, sweep_every=3600.0, clock=lambda: server.now) as waiter:
+        waiter.abandon(silent)
+        waiter.abandon(other)
+        async with asyncio.timeout(10):
+            while not server.cancelled:  # noqa: ASYNC110 - a state, not an event
+                await asyncio.sleep(0)
+    assert set(server.cancelled) == {other.id}
