@@ -5,6 +5,7 @@ Messages are constant; what varies goes into `extra`, with an `action` that name
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 
 _context: ContextVar[dict[str, str] | None] = ContextVar("log_context", default=None)
+_SIGNED = re.compile(r"""(https?://[^\s"'?\\]+)\?[^\s"'\\]*""")
+"""An address with a query: those of downloads are signed there, and whoever reads one may fetch the file."""
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -26,7 +30,10 @@ def log_context(**fields: str) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, context, extra, and the exception's text."""
+    """One JSON object a line: time, level, logger, message, context, extra, and the exception's text.
+
+    Addresses are without their queries, whichever library wrote them there.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -40,7 +47,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _SIGNED.sub(r"\1?...", json.dumps(line, default=str))
 
 
 def configure_logging(level: str) -> None:
@@ -48,5 +55,8 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # It logs every address, and those of downloads are signed: whoever reads one may fetch the file.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    # It writes to standard error by itself as well, in lines of its own form.
+    logging.getLogger("huggingface_hub").handlers.clear()
+    # They log each request and all headers.
+    for client in ("httpx2", "httpcore2"):
+        logging.getLogger(client).setLevel(logging.WARNING)

@@ -1,5 +1,6 @@
 import json
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -70,3 +71,32 @@ def test_the_process_logs_from_its_level_up(root_logger, capsys):
     logging.getLogger("router").warning("heard")
     (written,) = capsys.readouterr().err.splitlines()
     assert json.loads(written)["message"] == "heard"
+
+
+WRITES = """
+import logging
+import huggingface_hub
+from shared.logs import configure_logging
+
+SIGNED = "https://cdn.example/a/file.safetensors?Expires=1&Signature=secret~a_"
+
+configure_logging("debug")
+for client in ("httpx2", "httpcore2.http11"):
+    logging.getLogger(client).debug("Location: %s", SIGNED)
+logging.getLogger("huggingface_hub.file_download").warning("Error while downloading from %s (cut)", SIGNED)
+try:
+    raise OSError(f"503 for url '{SIGNED}' (Request ID: 7)\\n\\nfor url: {SIGNED}\\nlast line")
+except OSError:
+    logging.getLogger("worker").exception("failed", extra={"address": SIGNED})
+"""
+
+
+def test_no_signature_of_a_download_s_address_is_logged_whoever_writes_it(capfd):
+    subprocess.run([sys.executable, "-c", WRITES], check=True)
+    written = capfd.readouterr().err
+    assert "secret" not in written
+    first, second = map(json.loads, written.splitlines())
+    address = "https://cdn.example/a/file.safetensors?..."
+    assert first["message"] == f"Error while downloading from {address} (cut)"
+    assert second["exception"].endswith("last line")
+    assert second["address"] == address
