@@ -35,6 +35,11 @@ def test_it_shows_what_needs_attention_and_hides_the_rest(start_stubs):
     assert "only --verbose shows this" not in up.output
 
 
+def test_what_the_terminal_has_no_letters_for_is_shown_as_numbers(start_stubs):
+    up = start_stubs("--base", "lab/first", STUB_SAYS="to Łódź", PYTHONIOENCODING="ascii").ready()
+    assert r"[worker first] warning: to \u0141\xf3d\u017a (of=worker)" in up.lines
+
+
 def test_verbose_shows_all(start_stubs):
     assert "[router] only --verbose shows this" in start_stubs(*BASES, "--verbose").ready().lines
 

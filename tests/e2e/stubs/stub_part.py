@@ -14,10 +14,10 @@ from pathlib import Path
 
 
 def run(name: str, port: int) -> None:
-    started = time.monotonic()
+    started, says = time.monotonic(), os.environ.get("STUB_SAYS", "a warning")
     print("only --verbose shows this", file=sys.stderr)
     print(
-        json.dumps({"level": "warning", "message": "a warning", "action": "stub", "of": name}),
+        json.dumps({"level": "warning", "message": says, "action": "stub", "of": name}),
         file=sys.stderr,
     )
     if os.environ.get("STUB_CRASH") == name:
