@@ -7,7 +7,7 @@ reads is locked by the kernel until that one closes it or dies, and what was use
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,8 @@ from threading import Lock
 from time import time_ns
 
 STALE_SECONDS = 3600
-"""A download that wrote nothing for so long has no process any more."""
+"""A download that wrote nothing for so long has no process any more; a folder that is empty for so long is
+not about to be written to."""
 
 _UNFINISHED = ".incomplete"
 
@@ -29,6 +30,10 @@ class _Blob:
     path: Path
     nbytes: int
     used_ns: int
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.path.name.endswith(_UNFINISHED)
 
 
 class DiskTier:
@@ -80,7 +85,7 @@ class DiskTier:
     def free(self, nbytes: int) -> bool:
         """Evict so many bytes, because the disk is full; whether any could be."""
         with self._lock:
-            return self._evict(self._count() - max(1, nbytes)) > 0
+            return self._evict(self._taken(self._blobs()) - max(1, nbytes)) > 0
 
     def sweep(self) -> None:
         """Count what is here, remove what dead processes left, and come down to the budget."""
@@ -113,35 +118,60 @@ class DiskTier:
         with (self.folder / ".eviction.lock").open("w") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)
             blobs = self._blobs()
-            here = sum(blob.nbytes for blob in blobs)
+            here = self._taken(blobs)
             for blob in sorted(blobs, key=lambda blob: blob.used_ns):
                 if here - freed <= most:
                     break
-                if self._may_go(blob.path) and _remove(blob.path):
+                if self._may_go(blob) and _remove(blob.path):
                     freed += blob.nbytes
                     self._on_evict()
-        self._nbytes = here - freed
+        self._nbytes = sum(blob.nbytes for blob in blobs) - freed
         return freed
 
-    def _count(self) -> int:
-        return sum(blob.nbytes for blob in self._blobs())
+    def _taken(self, blobs: Sequence[_Blob]) -> int:
+        """Return the bytes of files, but for our own downloads under way: they have their place already."""
+        growing = sum(blob.nbytes for blob in blobs if blob.is_unfinished)
+        return sum(blob.nbytes for blob in blobs) - min(growing, self._coming)
 
     def _blobs(self) -> list[_Blob]:
-        """Return the files, without unfinished ones that nobody writes any more: these are removed."""
+        """Return the files, without unfinished ones that nobody writes any more: these are removed.
+
+        So are the folders of a repository from which all was evicted a while ago.
+        """
         found = []
-        for path in self.folder.glob("models--*/blobs/*"):
-            with suppress(FileNotFoundError):  # an unfinished one that just got its name
-                status = path.lstat()
-                idle = (self._clock_ns() - status.st_mtime_ns) / 1e9
-                if path.name.endswith(_UNFINISHED) and idle > STALE_SECONDS:
-                    path.unlink()
-                else:
-                    found.append(_Blob(path=path, nbytes=status.st_size, used_ns=status.st_mtime_ns))
+        for folder in self.folder.glob("models--*/blobs"):
+            with suppress(FileNotFoundError):
+                files = list(folder.iterdir())
+                if not files and self._is_stale(folder.stat()):
+                    _remove_empty(folder.parent)
+                found += self._blobs_of(files)
         return found
 
-    def _may_go(self, path: Path) -> bool:
-        repo = path.parents[1].name.removeprefix("models--").replace("--", "/")
-        return not path.name.endswith(_UNFINISHED) and not self._pinned(repo)
+    def _blobs_of(self, files: Iterable[Path]) -> list[_Blob]:
+        found = []
+        for path in files:
+            with suppress(FileNotFoundError):  # an unfinished one that just got its name
+                status = path.lstat()
+                blob = _Blob(path=path, nbytes=status.st_size, used_ns=status.st_mtime_ns)
+                if blob.is_unfinished and self._is_stale(status):
+                    path.unlink()
+                else:
+                    found.append(blob)
+        return found
+
+    def _is_stale(self, status: os.stat_result) -> bool:
+        return (self._clock_ns() - status.st_mtime_ns) / 1e9 > STALE_SECONDS
+
+    def _may_go(self, blob: _Blob) -> bool:
+        repo = blob.path.parents[1].name.removeprefix("models--").replace("--", "/")
+        return not blob.is_unfinished and not self._pinned(repo)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it, as far as they are empty."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            Path(path).rmdir()
 
 
 def _remove(blob: Path) -> bool:

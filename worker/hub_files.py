@@ -18,7 +18,6 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
-    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -107,6 +106,7 @@ class HubFiles:
         return Path(found) if isinstance(found, str) else None
 
     def _download(self, ref: AdapterRef, token: str | None, nbytes: int) -> None:
+        has_lost_folder = False
         while True:
             try:
                 hf_hub_download(
@@ -118,9 +118,16 @@ class HubFiles:
                     endpoint=self._hub,
                 )
             except OSError as error:
+                if error.errno == errno.ENOENT and not has_lost_folder:
+                    # Another process may have removed the repository's folder, which was empty until now.
+                    has_lost_folder = True
                 # Others write to the disk too: it may be full before our own budget is.
-                if error.errno not in DISK_FULL or not self._disk.free(nbytes):
+                elif error.errno not in DISK_FULL or not self._disk.free(nbytes):
                     raise
+            except RuntimeError as error:  # what hf_xet, which fetches most files, makes of what goes wrong
+                raise HubUnavailable(
+                    f"the Hub's storage broke off the download of {ref.repo}; try again"
+                ) from error
             else:
                 return
 
@@ -159,11 +166,13 @@ def _typed_errors(ref: AdapterRef) -> Iterator[None]:
         if error.response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise RepoForbidden(f"the caller's token does not open {where}") from error
         raise HubUnavailable(f"the Hub cannot give {where} now") from error
-    except (FileMetadataError, HTTPError, ConnectionError) as error:
-        raise HubUnavailable(f"the Hub does not answer for {where}") from error
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise WorkerFault(
-            f"the worker's disk is full and cannot take {ref.repo}; try again, or ask the operator"
-        ) from error
+    except (HTTPError, OSError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number is None or isinstance(error, ConnectionError | TimeoutError):
+            # not of this machine: also fewer bytes than announced, and what hf_xet raises
+            raise HubUnavailable(f"the Hub does not answer for {where}, or broke off; try again") from error
+        if number in DISK_FULL:
+            raise WorkerFault(
+                f"the worker's disk is full and cannot take {ref.repo}; try again, or ask the operator"
+            ) from error
+        raise

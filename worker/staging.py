@@ -38,6 +38,12 @@ class StagedJob:
     expected: ExitStack = field(default_factory=ExitStack)
     is_far: bool = False
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether its adapters are there. One that is over stays here for a moment more."""
+        fetching = self.fetching
+        return fetching.done() and not fetching.cancelled() and fetching.result() is not None
+
 
 class Staging(Generic[A]):
     """The claimed jobs that are not drawn yet, in the order of their claims. Lives on one event loop."""
@@ -56,7 +62,7 @@ class Staging(Generic[A]):
     @property
     def has_ready(self) -> bool:
         """Whether a job is ready to be drawn."""
-        return any(staged.fetching.done() for staged in self._jobs)
+        return any(staged.is_ready for staged in self._jobs)
 
     def add(self, running: RunningJob) -> None:
         """Begin to fetch the job's adapters."""
@@ -69,7 +75,7 @@ class Staging(Generic[A]):
     def take(self) -> StagedJob | None:
         """Return the first job that is ready, which is no longer here; None when none is."""
         for staged in self._jobs:
-            if staged.fetching.done():
+            if staged.is_ready:
                 self._jobs.remove(staged)
                 return staged
         self._changed.clear()
@@ -102,7 +108,7 @@ class Staging(Generic[A]):
             self._changed.set()
 
     def _fetched(self, staged: StagedJob) -> None:
-        if staged in self._jobs and (staged.fetching.cancelled() or staged.fetching.result() is None):
+        if staged in self._jobs and not staged.is_ready:
             self._jobs.remove(staged)
             staged.expected.close()
         self._changed.set()

@@ -141,3 +141,53 @@ def test_full_disks_are_freed_of_as_much_as_is_asked_for_and_no_more(tmp_path: P
     links = [store(tmp_path, name, 10, 30 - number) for number, name in enumerate("abc")]
     assert tier.free(15)
     assert [link.exists() for link in links] == [False, False, True]
+
+
+def test_what_a_download_has_written_so_far_is_not_counted_beside_its_place(tmp_path: Path) -> None:
+    tier = a_tier(tmp_path, 100)
+    kept, oldest = store(tmp_path, "a", 20, 5), store(tmp_path, "b", 20, 50)
+    with tier.room_for(40):
+        growing = tmp_path / "models--someone--a" / "blobs" / "c.0123abcd.incomplete"
+        growing.write_bytes(bytes(39))
+        os.utime(growing, ns=(NOW_NS, NOW_NS))
+        with tier.room_for(40):
+            assert kept.exists()
+            assert not oldest.exists()
+        assert tier.nbytes == 59
+        assert tier.free(20)
+        assert not kept.exists()
+
+
+def test_what_other_processes_download_is_counted_as_far_as_it_is_here(tmp_path: Path) -> None:
+    tier = a_tier(tmp_path, 100)
+    old = store(tmp_path, "a", 40, 5)
+    growing = tmp_path / "models--someone--a" / "blobs" / "c.0123abcd.incomplete"
+    growing.write_bytes(bytes(30))
+    os.utime(growing, ns=(NOW_NS, NOW_NS))
+    with tier.room_for(40):
+        assert not old.exists()
+
+
+def test_folders_from_which_all_was_evicted_go_after_a_while(tmp_path: Path) -> None:
+    tier = a_tier(tmp_path, 10)
+    store(tmp_path, "a", 40, 30)
+    kept = store(tmp_path, "b", 5, 20)
+    tier.sweep()
+    repo = tmp_path / "models--someone--a"
+    for age, is_there in ((STALE_SECONDS - 1, True), (STALE_SECONDS + 1, False)):
+        os.utime(repo / "blobs", ns=(NOW_NS, NOW_NS - age * 10**9))
+        tier.sweep()
+        assert repo.exists() is is_there
+    assert kept.exists()
+
+
+def test_a_folder_that_something_lies_in_stays_whatever_its_age(tmp_path: Path) -> None:
+    tier = a_tier(tmp_path, 10)
+    store(tmp_path, "a", 40, 30)
+    tier.sweep()
+    repo = tmp_path / "models--someone--a"
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("c1")
+    os.utime(repo / "blobs", ns=(NOW_NS, 0))
+    tier.sweep()
+    assert (repo / "refs" / "main").exists()
