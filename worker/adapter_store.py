@@ -254,7 +254,8 @@ class AdapterStore(Generic[A]):
     async def _ingested(self, ref: AdapterRef, nbytes: int) -> A:
         """Read the file into RAM. Its place is made first, so that the tier's budget holds at any moment.
 
-        A file whose tensors a converter makes anew takes up to three times its place while it is read.
+        A file that goes on to page-locked memory takes twice its place while it is read, one whose tensors a
+        converter makes anew up to three times.
         """
         file = weight_file(ref)
         await self._reserve(file, nbytes)

@@ -34,7 +34,7 @@ class DiffusersEngine:
         self._pipeline = pipeline
         self._device = pipeline.device  # asking walks through all modules
         self._parts = tuple(parts.values())
-        self._scheduled: Sequence[Activation[CanonicalAdapter]] = ()
+        self._is_scheduled = False
         self._targets = find_targets({name: parts[name] for name in adaptable if name in parts})
         self._info = replace(info, adapters="unmerged" if self._targets.kept else "merged")
         self._conversion = _conversion(pipeline)
@@ -74,7 +74,7 @@ class DiffusersEngine:
             BaseDamaged: a failed swap could not be undone.
         """
         report = self._swap.activate(wanted)
-        self._scheduled = tuple(wanted) if any(each.ref.schedule for each in wanted) else ()
+        self._is_scheduled = any(each.ref.schedule for each in wanted)
         return report
 
     def generate(
@@ -85,18 +85,18 @@ class DiffusersEngine:
         From noise, or from `source`: with the same modules, and so with the same adapters in their weights.
 
         Raises:
-            InvalidRequest: a parameter that this base cannot take.
+            InvalidRequest: a parameter that this base cannot take, or an image its device has no memory for.
             Interrupted: the callback said so.
             BrokenImage: the image holds NaN or infinity.
             BaseDamaged: the weights cannot be trusted.
         """
-        if self._scheduled:
+        if self._is_scheduled:
             self._swap.follow(0.0)  # an image before this one may have ended elsewhere
         with self._vocabulary.extended(self._swap.words):
             return self._drawing.draw(params, self._following_schedule(on_step), source)
 
     def _following_schedule(self, on_step: StepCallback) -> StepCallback:
-        if not self._scheduled:
+        if not self._is_scheduled:
             return on_step
 
         def at_step_end(done: int, total: int) -> None:

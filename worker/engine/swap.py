@@ -30,7 +30,10 @@ class Swap:
         # a large base has thousands of names, and a schedule asks at each of its changes
         self._factors: FactorsOf = lru_cache(MOST_BLOCKS)(partial(factors_of, weights=self._parts))
         self._mix: Mix | None = ()
-        self._adapters: Mapping[str, CanonicalAdapter] = {}
+        # By digest, the weights that what is active has changed: names alone, for an adapter that is in the
+        # weights is needed no more, and its memory is whoever keeps it to give away.
+        self._changed: Mapping[str, frozenset[str]] = {}
+        # What was activated, if it is needed again: for its words, or its next strength.
         self._wanted: tuple[Activation[CanonicalAdapter], ...] = ()
 
     @property
@@ -70,11 +73,12 @@ class Swap:
         """
         self._validate(wanted)
         report = self._become(wanted, 0.0)
-        self._wanted = tuple(wanted)
+        is_needed = any(each.ref.schedule or each.adapter.words for each in wanted)
+        self._wanted = tuple(wanted) if is_needed else ()
         return report
 
     def follow(self, progress: float) -> SwapReport:
-        """Give what was activated its strengths at this fraction of the denoising steps.
+        """Give what was activated, with a schedule, its strengths at this fraction of the denoising steps.
 
         Raises:
             BaseDamaged: as `activate`.
@@ -84,24 +88,23 @@ class Swap:
     def _become(self, wanted: Sequence[Activation[CanonicalAdapter]], progress: float) -> SwapReport:
         target = _mix_at(wanted, progress)
         adapters = {each.adapter.digest: each.adapter for each in wanted}
-        active = {digest: adapters[digest] for digest, _ in target}
         if target == self.active:
-            self._adapters = active
             return SwapReport(written=0, restored=0)
-        weights_of = {digest: each.changes for digest, each in {**self._adapters, **adapters}.items()}
-        plan = plan_swap(self.active, target, weights_of)
+        changed = {digest: frozenset(adapters[digest].changes) for digest, _ in target}
+        plan = plan_swap(self.active, target, {**self._changed, **changed})
         self._weights.keep(plan.write)
         self._mix = None
         try:
             self._weights.write(_changes(plan.write, target, adapters, self._factors))
             self._weights.restore(plan.restore)
+            self._weights.wait()  # a GPU's failure is that of this swap, and so is its time
         except BaseException:
             self._undo()
             raise
         if not target and not self._weights.are_pristine(plan.restore):
             self.condemn()
             raise BaseDamaged("weights that were copied back are not what they were at the start")
-        self._mix, self._adapters = target, active
+        self._mix, self._changed = target, changed
         return SwapReport(written=len(plan.write), restored=len(plan.restore))
 
     def _validate(self, wanted: Sequence[Activation[CanonicalAdapter]]) -> None:
@@ -131,7 +134,7 @@ class Swap:
             self._weights.restore()
         except Exception as error:
             raise BaseDamaged("a failed swap could not be undone") from error
-        self._mix, self._adapters, self._wanted = (), {}, ()
+        self._mix, self._changed, self._wanted = (), {}, ()
 
 
 def _refuse_shared_words(wanted: Sequence[Activation[CanonicalAdapter]]) -> None:

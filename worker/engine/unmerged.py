@@ -48,6 +48,10 @@ class AdaptableWeights:
             self._merged.restore(name for name in wanted if name in self._merged.names)
             self._unmerged.restore(name for name in wanted if name in self._unmerged.names)
 
+    def wait(self) -> None:
+        """Return when what was written is there, or raise what went wrong on the way."""
+        self._merged.wait()
+
     def are_pristine(self, names: Iterable[str]) -> bool:
         """Whether those of `names` that are rewritten have the bits that they had at first."""
         return self._merged.are_pristine(name for name in names if name in self._merged.names)

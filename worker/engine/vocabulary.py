@@ -28,11 +28,18 @@ _ENCODERS = {"text_encoder": (CLIP_L, "tokenizer"), "text_encoder_2": (CLIP_G, "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Speaker:
-    """A text encoder and the attribute of its pipeline that is its tokenizer."""
+    """A text encoder, and what words have to fit: asked once, as its embedding is another one at times.
+
+    Attributes:
+        tokenizer: the attribute of its pipeline that is its tokenizer.
+        known: the base's own words.
+        width: numbers of a word's vector.
+    """
 
     encoder: Any
     tokenizer: str
     known: frozenset[str]
+    width: int
 
 
 class Vocabulary:
@@ -55,7 +62,7 @@ class Vocabulary:
         return taught
 
     def check(self, words: Sequence[Word]) -> None:
-        """Check that words fit this base.
+        """Check that words fit this base. May run while others are known.
 
         Raises:
             AdapterFault: one does not.
@@ -69,11 +76,10 @@ class Vocabulary:
                 )
             for name, rows in word.vectors.items():
                 speaker = self._speakers[name]
-                width = speaker.encoder.get_input_embeddings().embedding_dim
-                if rows.shape[1] != width:
+                if rows.shape[1] != speaker.width:
                     raise AdapterFault(
                         f"its learned word {quoted(word.token)} has vectors of {rows.shape[1]} numbers, this "
-                        f"base's {name} takes {width}; the adapter was made for another base"
+                        f"base's {name} takes {speaker.width}; the adapter was made for another base"
                     )
                 if known := speaker.known.intersection(word.tokens):
                     raise AdapterFault(f"its learned word {quoted(min(known))} is one of the base's own")
@@ -108,7 +114,8 @@ def _speakers(pipeline: Any) -> dict[str, _Speaker]:  # noqa: ANN401
         if isinstance(encoder, CLIPTextModel | CLIPTextModelWithProjection | T5EncoderModel):
             known = frozenset(getattr(pipeline, tokenizer).get_vocab())
             name = T5 if isinstance(encoder, T5EncoderModel) else clip
-            found[name] = _Speaker(encoder=encoder, tokenizer=tokenizer, known=known)
+            width = encoder.get_input_embeddings().embedding_dim
+            found[name] = _Speaker(encoder=encoder, tokenizer=tokenizer, known=known, width=width)
     return found
 
 

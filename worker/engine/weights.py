@@ -43,6 +43,7 @@ class BaseWeights:
         self._room = room
         self._pristine: dict[str, Tensor] = {}
         self._sums: dict[str, int] = {}
+        self._gpus = {weight.device for weight in weights.values() if weight.device.type == "cuda"}
         on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
         self._batch_bytes = batch_bytes or (CPU_BATCH_BYTES if on_cpu else GPU_BATCH_BYTES)
         self._lanes = lanes_of(torch.get_num_threads() if on_cpu else 1)
@@ -139,11 +140,12 @@ class BaseWeights:
         pristine = torch.stack([self._pristine[name].to(device, non_blocking=True) for name in names])
         total = pristine.float().flatten(2)
         for parallel in zip(*changes, strict=True):
-            scales = torch.tensor([delta.scale * strength for delta, strength in parallel], device=device)
             factors = [product for delta, _ in parallel if (product := delta.low_rank)]
             up = torch.stack([each.up.to(device, non_blocking=True) for each in factors]).float()
             down = torch.stack([each.down.to(device, non_blocking=True) for each in factors]).float()
-            total.baddbmm_(up * scales[:, None, None], down)
+            # as a kernel's arguments: a tensor of them would be copied there, and that waits for the GPU
+            torch._foreach_mul_(up.unbind(), [delta.scale * strength for delta, strength in parallel])
+            total.baddbmm_(up, down)
         torch._foreach_copy_(
             [self._weights[name] for name in names], list(total.view(pristine.shape).unbind())
         )
@@ -155,6 +157,11 @@ class BaseWeights:
         for delta, strength in changes:
             total += delta.of(pristine, strength)
         torch._foreach_copy_([self._weights[name]], [total])
+
+    def wait(self) -> None:
+        """Return when what was asked of a GPU is done, or raise what went wrong there."""
+        for device in self._gpus:
+            torch.cuda.synchronize(device)
 
     def restore(self, names: Iterable[str] | None = None) -> None:
         """Copy back the pristine values of `names`; of all that were ever written when None."""

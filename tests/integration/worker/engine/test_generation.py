@@ -146,3 +146,20 @@ def test_sd_draws_too(sd: DiffusersEngine) -> None:
 
 def _stop_never(done: int, total: int) -> None:
     pass
+
+
+def test_an_image_that_the_device_has_no_memory_for_is_refused_by_its_size(
+    xl: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = picture(xl)
+
+    def is_full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(xl._pipeline.vae, "decode", is_full)
+        with pytest.raises(InvalidRequest, match="48 x 16") as caught:
+            picture(xl, width=48, height=16)
+    assert caught.value.field == "parameters.width"
+    assert caught.value.__context__ is None  # whose frames would hold what the drawing took
+    assert picture(xl) == before

@@ -1,10 +1,12 @@
 """However many swaps went before, and however they ended: the base is the base, bit by bit."""
 
+import gc
 import hashlib
 import json
 import random
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -284,3 +286,21 @@ def test_where_a_gpu_has_no_room_pristine_copies_go_to_the_host(
     assert all(torch.equal(weight, weights_of(usual)[name]) for name, weight in weights_of(engine).items())
     engine.activate([])
     engine.verify()
+
+
+def test_of_an_adapter_in_the_weights_nothing_is_kept_that_takes_memory(
+    xl: DiffusersEngine, tmp_path: Path
+) -> None:
+    layers = files.random_layers(xl._pipeline, files.linears(xl._pipeline, "unet"), rank=lambda _: 4)
+    adapter = xl.ingest(files.write(tmp_path / "a.safetensors", files.peft(layers)))
+    tensors = [weakref.ref(tensor) for tensor in adapter.tensors]
+    xl.activate([activation(adapter)])
+    with_it = picture(xl)
+    del adapter
+    gc.collect()
+    assert not any(tensor() for tensor in tensors)
+    assert picture(xl) == with_it
+
+    report = xl.activate([])
+    assert report.restored > 0
+    assert picture(xl) != with_it

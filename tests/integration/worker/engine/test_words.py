@@ -272,3 +272,25 @@ def test_words_for_other_encoders_than_fluxs_are_refused(
 ) -> None:
     with pytest.raises(AdapterFault, match="text encoders are clip_l, t5"):
         flux.ingest(files.write(tmp_path / "a_emb.safetensors", rows))
+
+
+def test_an_adapter_with_words_is_read_while_one_with_others_is_drawn(
+    xl: DiffusersEngine, tmp_path: Path
+) -> None:
+    here = xl.ingest(files.write(tmp_path / "a.safetensors", {**lora(xl), **PIVOTAL}))
+    path = files.write(tmp_path / "b.safetensors", {**lora(xl), "clip_l": vectors(1), "clip_g": vectors(1)})
+    wrong = files.write(tmp_path / "c.safetensors", {**lora(xl), "clip_l": torch.ones(1, WIDTH + 1)})
+    read: list[object] = []
+
+    def at_step(done: int, _total: int) -> None:
+        if done == 1:
+            read.append(xl.ingest(path))
+            with pytest.raises(AdapterFault):
+                xl.ingest(wrong)
+
+    xl.activate([activation(here)])
+    # while prompts are encoded, the embedding is another one: then, too, others are read
+    with xl._vocabulary.extended(here.words):
+        at_step(1, 2)
+    xl.generate(params(prompt="a <s0> circle"), at_step)
+    assert len(read) == 2
