@@ -9,6 +9,7 @@ seem to be gone, and all leases to have run out, until they have had the time to
 
 import asyncio
 import logging
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -43,7 +44,7 @@ class Leftovers:
         await asyncio.gather(self._loop, return_exceptions=True)
 
     async def end_overdue(self) -> int:
-        """End what is over now, of all bases that still have no worker; return how many jobs that were.
+        """End or take back what is over now, of all bases that still have no worker; return how many jobs.
 
         Raises:
             QueueUnavailable: Redis does not answer.
@@ -51,11 +52,12 @@ class Leftovers:
         ended, before = 0, self._left_before
         self._left_before = set()  # unless this look says otherwise
         left = set(await self._pools.left())
+        self._left_before = left
         for tag in left & before:
             queue = self._queues.of_tag(tag)
-            while some := await queue.reap():
-                ended += some
-        self._left_before = left
+            with suppress(QueueUnavailable):  # of a cluster, each base has its own node
+                while some := await queue.reap():
+                    ended += some
         return ended
 
     async def _repeat(self) -> None:
@@ -64,7 +66,8 @@ class Leftovers:
             try:
                 if ended := await self.end_overdue():
                     logger.info(
-                        "ended jobs of bases without workers", extra={"action": "leftovers", "jobs": ended}
+                        "looked after jobs of bases without workers",
+                        extra={"action": "leftovers", "jobs": ended},
                     )
             except QueueUnavailable:
                 pass  # those who wait say it; the next look comes

@@ -14,9 +14,10 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -37,6 +38,7 @@ LAST_CANCELS_SECONDS = 1.0
 CANCELS_AT_ONCE = 8
 """Of one base. When a proxy restarts, thousands of clients leave at once; their jobs' cancels leave room for
 others' calls."""
+BASES_KNOWN = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -73,10 +75,11 @@ class JobWaiter:
         self._clock = clock
         self._router = secrets.token_hex(8)
         self._waiting: dict[JobId, list[_Waiting]] = {}
-        self._abandoned: dict[JobId, float] = {}
+        # Apart from the loops, so that they hold up nobody's answer.
+        self._cancels: set[asyncio.Task[None]] = set()
+        self._turns = lru_cache(BASES_KNOWN)(lambda _tag: asyncio.Semaphore(CANCELS_AT_ONCE))
         self._hinted: set[JobId] = set()
         self._look = asyncio.Event()
-        self._left = asyncio.Event()
         self._next_sweep = 0.0
         # Counted from a failure, not from the last success: that is long ago for a router that stood still,
         # and a call which this cut short is no outage of Redis.
@@ -89,8 +92,6 @@ class JobWaiter:
         self._loops = (
             asyncio.create_task(self._repeat(self._listen), name="listen for ends of jobs"),
             asyncio.create_task(self._repeat(self._look_once), name="look at records of jobs"),
-            # apart, so that they hold up nobody's answer
-            asyncio.create_task(self._repeat(self._cancel_once), name="cancel jobs that were left"),
         )
         return self
 
@@ -101,11 +102,13 @@ class JobWaiter:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        try:
-            async with asyncio.timeout(LAST_CANCELS_SECONDS):
-                await self._cancel_abandoned()
-        except TimeoutError:
-            logger.warning("jobs left uncancelled", extra={"action": "abandon", "jobs": len(self._abandoned)})
+        if self._cancels:
+            _, left = await asyncio.wait(self._cancels, timeout=LAST_CANCELS_SECONDS)
+            if left:
+                logger.warning("jobs left uncancelled", extra={"action": "abandon", "jobs": len(left)})
+            for cancel in left:
+                cancel.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def run(self, job: Job, workers: int, idempotency: IdempotencyKey | None = None) -> JobRecord:
         """Enqueue the job and return its record once it has ended.
@@ -145,8 +148,9 @@ class JobWaiter:
         It need not have come to the queue. After its time it is left alone: nobody would run it anyway.
         """
         if idempotency is None:
-            self._abandoned[job.id] = self._clock() + job.timeout
-            self._left.set()
+            cancel = asyncio.create_task(self._cancel(job.id, self._clock() + job.timeout))
+            self._cancels.add(cancel)
+            cancel.add_done_callback(self._cancels.discard)
 
     def _follow(self, waiting: _Waiting, job: JobId) -> None:
         waiting.admitted = True
@@ -203,7 +207,10 @@ class JobWaiter:
             await self._queues.of_tag(tag).attend(self._router)
 
     async def _read(self, jobs: Iterable[JobId]) -> None:
-        await asyncio.gather(*(self._read_base(tag, jobs) for tag, jobs in _by_base(jobs).items()))
+        by_base: defaultdict[str, list[JobId]] = defaultdict(list)
+        for job in jobs:
+            by_base[job_base_tag(job)].append(job)
+        await asyncio.gather(*(self._read_base(tag, jobs) for tag, jobs in by_base.items()))
 
     async def _read_base(self, tag: str, jobs: Sequence[JobId]) -> None:
         try:
@@ -246,36 +253,18 @@ class JobWaiter:
         for waiting in (waiting for job in jobs for waiting in self._still_waiting(job)):
             waiting.ended.set_exception(QueueUnavailable(error.message))
 
-    async def _cancel_once(self) -> None:
-        """Wait until a job is left, and cancel what was; what Redis does not answer to, again in a while."""
-        await self._left.wait()
-        self._left.clear()
-        await self._cancel_abandoned()
-        if self._abandoned:
-            await asyncio.sleep(self._sweep_every)
-            self._left.set()
-
-    async def _cancel_abandoned(self) -> None:
-        by_base = _by_base(self._abandoned)
-        await asyncio.gather(*(self._cancel_of_base(jobs) for jobs in by_base.values()))
-
-    async def _cancel_of_base(self, jobs: Sequence[JobId]) -> None:
-        for start in range(0, len(jobs), CANCELS_AT_ONCE):
-            some = jobs[start : start + CANCELS_AT_ONCE]
-            if not all(await asyncio.gather(*map(self._cancel, some))):
+    async def _cancel(self, job: JobId, until: float) -> None:
+        """Cancel a job that was left; while Redis does not answer, again and again, but not for ever."""
+        async with self._turns(job_base_tag(job)):
+            while self._clock() < until:
+                try:
+                    await self._queues.of_job(job).cancel(job)
+                except QueueUnavailable:
+                    await asyncio.sleep(self._sweep_every)
+                    continue
+                except Exception:  # nobody waits for it; the log is all
+                    logger.exception("job left uncancelled", extra={"action": "abandon", "job": job})
                 return
-
-    async def _cancel(self, job: JobId) -> bool:
-        """Cancel a job that was left; False when Redis does not answer."""
-        if self._clock() < self._abandoned[job]:
-            try:
-                await self._queues.of_job(job).cancel(job)
-            except QueueUnavailable:
-                return False
-            except Exception:  # one job's trouble must not keep the others, nor the exit
-                logger.exception("job left uncancelled", extra={"action": "abandon", "job": job})
-        del self._abandoned[job]
-        return True
 
     async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
         """Repeat `step` until the end; a failure is logged, and must not be the last thing the loop does."""
@@ -289,10 +278,3 @@ class JobWaiter:
             else:
                 continue
             await asyncio.sleep(PAUSE_AFTER_FAILURE)
-
-
-def _by_base(jobs: Iterable[JobId]) -> Mapping[str, Sequence[JobId]]:
-    by_base: defaultdict[str, list[JobId]] = defaultdict(list)
-    for job in jobs:
-        by_base[job_base_tag(job)].append(job)
-    return by_base

@@ -12,8 +12,9 @@ from shared.queue.keys import BASES, POOLS
 from shared.redis_client import one_round_trip, translate_errors
 from shared.refs import RepoId, base_tag
 
-BASES_KEPT = 24 * 3600.0
-"""Seconds for which a base is known that has no workers any more: longer than any job of it may wait."""
+BASES_KEPT = 8 * 24 * 3600.0
+"""Seconds for which a base is known that has no workers any more: as long as jobs that were given up, which
+an operator may have run again, and a day for them to wait in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,11 +99,12 @@ class PoolDirectory:
         )
 
     async def left(self) -> list[str]:
-        """Return the tags of bases that had workers within a day, and have none now."""
+        """Return the tags of bases that had workers within `BASES_KEPT`, and have none now."""
         served = {base_tag(pool.base) for pool in await self.live()}
         with translate_errors():
-            tags = cast("list[bytes]", await self._redis.zrange(BASES, 0, -1))
-        return [tag for tag in map(bytes.decode, tags) if tag not in served]
+            since = await self._now() - BASES_KEPT
+            tags = await self._redis.zrange(BASES, since, "+inf", byscore=True)
+        return [tag for tag in map(bytes.decode, cast("list[bytes]", tags)) if tag not in served]
 
     async def _now(self) -> float:
         seconds, microseconds = await self._redis.time()

@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
 
 from shared.errors import QueueUnavailable
-from shared.queue.keys import ALL_BASES, DONE_PATTERN, POOLS, BaseKeys
+from shared.queue.keys import ALL_BASES, BASES, DONE_PATTERN, POOLS, BaseKeys
 from shared.queue.scripts import LUA
 from shared.redis_client import translate_errors
 
@@ -47,6 +47,7 @@ ROUTER_COMMANDS = (
     f"GET {_KEYS.blob('')}",
     f"SET {_KEYS.blob('')} 0",
     f"PSUBSCRIBE {DONE_PATTERN}",
+    f"ZRANGE {BASES} 0 0",
 )
 WORKER_COMMANDS = (
     *_FOR_BOTH,
@@ -56,6 +57,8 @@ WORKER_COMMANDS = (
     f"ZADD {POOLS} 0 0",
     f"ZREM {POOLS} 0",
     f"ZREMRANGEBYSCORE {POOLS} 0 0",
+    f"ZADD {BASES} 0 0",
+    f"ZREMRANGEBYSCORE {BASES} 0 0",
 )
 """What a process sends, each with a key or channel of the kind that it is sent for."""
 

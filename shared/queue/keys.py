@@ -18,7 +18,7 @@ a digest (`shared.refs.base_tag`), never text of a user.
 | `P:tenants` | hash | tenant -> how many of its jobs wait | fields leave at zero |
 | `P:overtakers` | sorted set | fence of a claim that passed waiting jobs -> its score | while these wait |
 | `P:crashes:AFFINITY` | string | workers that died with these adapters | `quarantine`, or the next success |
-| `P:idempotency:DIGEST` | string | job of a key, digest of its request | the job's timeout, `record_ttl` |
+| `P:idempotency:DIGEST` | string | job of a key, digest of its request | 2 timeouts, `record_ttl` |
 | `P:wake` | sorted set | one marker member: work is there | while jobs wait |
 | `P:worker:ID` | hash | the worker's last claim: token, job, fence | `claim_memory` after it |
 | `P:blob:NAME` | string | an image, or what one starts from | the store's `ttl`, or until others need it |
@@ -26,7 +26,7 @@ a digest (`shared.refs.base_tag`), never text of a user.
 | `P:blob-bytes` | string | the sum of these sizes | `ttl` after the last one |
 | `P:routers` | sorted set | router -> until when it is there | entries leave with the next look at them |
 | `P:done`, `P:control` | channels | job ids: finished; cancelled | - |
-| `warmbase:3:bases` | sorted set | tag of a base -> when a worker of it was last announced | a day |
+| `warmbase:3:{warmbase:pools}:bases` | sorted set | tag of a base -> when it last had a worker | eight days |
 | `warmbase:pools` | sorted set | description of a live worker -> its expiry | entries leave on expiry |
 
 `P` is `warmbase:3:{tag}`; the number is the version of this layout.
@@ -36,7 +36,9 @@ LAYOUT_VERSION = 3
 PREFIX = f"warmbase:{LAYOUT_VERSION}"
 
 POOLS = "warmbase:pools"
-BASES = f"{PREFIX}:bases"
+BASES = f"{PREFIX}:{{{POOLS}}}:bases"
+"""In the slot of `POOLS`: in a cluster, one node decides on announcements."""
+
 ALL_BASES = "all"
 """Stands for a tag where the images of all bases are counted together: in `P:blobs` and `P:blob-bytes`."""
 

@@ -92,7 +92,8 @@ class JobQueue:
         """Add a job. A job whose id is known already is left as it is, whatever its state (KNOWN).
 
         So is the job of an idempotency key that is known, unless it has failed: the answer names it. A
-        refusal leaves nothing behind.
+        refusal leaves nothing behind. A key is known for at least as long as its job's record: one that is
+        claimed in its last moment has its time once more.
 
         But a job that was cancelled only because its router seemed to be gone (`JobRecord.unwanted`) waits
         again, in its old place and until its old deadline; if that has passed, it fails as expired.
@@ -118,7 +119,7 @@ class JobQueue:
             settings.max_adapter_crashes,
             same.key,
             same.request,
-            math.ceil(job.timeout) + settings.record_ttl,
+            2 * math.ceil(job.timeout) + settings.record_ttl,
             settings.max_waiting,
             settings.max_waiting_per_tenant,
             settings.record_ttl,

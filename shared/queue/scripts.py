@@ -19,9 +19,9 @@ class Script:
 
     def __init__(self, redis: Redis, name: str) -> None:
         # the header with the flags has to be the first line
-        header, _, body = _read(name).partition("\n")
+        header, _, body = _read(LUA / f"{name}.lua").partition("\n")
         self._redis = redis
-        self._text = f"{header}\n{_read(SHARED_BY_ALL)}\n{body}"
+        self._text = f"{header}\n{_read(LUA / f'{SHARED_BY_ALL}.lua')}\n{body}"
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, keys: list[str], *arguments: str | bytes | float) -> Any:  # noqa: ANN401 - each script has its reply
@@ -39,5 +39,6 @@ class Script:
 
 
 @cache
-def _read(name: str) -> str:
-    return (LUA / f"{name}.lua").read_text(encoding="utf-8")
+def _read(path: Path) -> str:
+    """Return a script's text. A router makes a queue for each tag that a client's job id names."""
+    return path.read_text(encoding="utf-8")

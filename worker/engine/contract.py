@@ -177,7 +177,7 @@ class Engine(Protocol[A]):
         they say one.
 
         Raises:
-            InvalidRequest: a parameter that this base cannot take, or an image its device has no memory for.
+            InvalidRequest: a parameter that this base cannot take, or an image too large for its device.
             Interrupted: the callback said so.
             BrokenImage: the image holds NaN or infinity.
             BaseDamaged: the weights cannot be trusted.

@@ -85,7 +85,7 @@ class DiffusersEngine:
         From noise, or from `source`: with the same modules, and so with the same adapters in their weights.
 
         Raises:
-            InvalidRequest: a parameter that this base cannot take, or an image its device has no memory for.
+            InvalidRequest: a parameter that this base cannot take, or an image too large for its device.
             Interrupted: the callback said so.
             BrokenImage: the image holds NaN or infinity.
             BaseDamaged: the weights cannot be trusted.

@@ -47,7 +47,7 @@ class Drawing:
         Equal parameters, weights and sources give equal bytes, whatever was drawn before.
 
         Raises:
-            InvalidRequest: a parameter that this base cannot take, or an image its device has no memory for.
+            InvalidRequest: a parameter that this base cannot take, or an image too large for its device.
             Interrupted: the callback said so.
             BrokenImage: the image holds NaN or infinity.
         """
@@ -67,15 +67,18 @@ class Drawing:
                 **self._start(choice, source),
             ).images
         except torch.OutOfMemoryError:
+            if choice.width * choice.height <= self._info.default_width * self._info.default_height:
+                raise  # of this size there are many: it is not the request's fault
             image = None  # told below, where what this error's frames hold has been let go
         finally:
             if self._pipeline.vae.dtype != self._vae_dtype:
                 # SDXL widens a half-precision VAE to decode, and an error there leaves it wide
                 self._pipeline.vae.to(self._vae_dtype)
         if image is None:
-            size = f"{choice.width} x {choice.height}"
             raise InvalidRequest(
-                "parameters.width", f"the worker has no memory for an image of {size}; ask for a smaller one"
+                "parameters.width" if source is None else "parameters.target_size",
+                f"the worker has no memory for an image of {choice.width} x {choice.height}; its own size is "
+                f"{self._info.default_width} x {self._info.default_height}",
             )
         if not torch.isfinite(image).all():
             raise BrokenImage("the image came out as NaN or infinity; no picture can be made of it")

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 
+from torch import Tensor
+
 from worker.engine.adapter import CanonicalAdapter, Word
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
 from worker.engine.plan import Mix, mix, plan_swap
@@ -33,8 +35,9 @@ class Swap:
         # By digest, the weights that what is active has changed: names alone, for an adapter that is in the
         # weights is needed no more, and its memory is whoever keeps it to give away.
         self._changed: Mapping[str, frozenset[str]] = {}
-        # What was activated, if it is needed again: for its words, or its next strength.
+        # What was activated, if a schedule gives it other strengths later on.
         self._wanted: tuple[Activation[CanonicalAdapter], ...] = ()
+        self._words: tuple[Word, ...] = ()
 
     @property
     def active(self) -> Mix:
@@ -55,10 +58,7 @@ class Swap:
             BaseDamaged: nobody knows what is active.
         """
         _ = self.active
-        begins = {0.0, *(begin for each in self._wanted for begin, _ in each.ref.schedule)}
-        digests = {digest for begin in begins for digest, _ in _mix_at(self._wanted, begin)}
-        adapters = {each.adapter.digest: each.adapter for each in self._wanted}
-        return tuple(word for digest in sorted(digests) for word in adapters[digest].words)
+        return self._words
 
     def condemn(self) -> None:
         """Declare the weights untrustworthy, for good."""
@@ -72,9 +72,9 @@ class Swap:
             BaseDamaged: a failed swap could not be undone, or what was copied back is not what it was.
         """
         self._validate(wanted)
-        report = self._become(wanted, 0.0)
-        is_needed = any(each.ref.schedule or each.adapter.words for each in wanted)
-        self._wanted = tuple(wanted) if is_needed else ()
+        report = self._become(wanted, 0.0, waits=True)
+        self._wanted = tuple(wanted) if any(each.ref.schedule for each in wanted) else ()
+        self._words = _words_of(wanted)
         return report
 
     def follow(self, progress: float) -> SwapReport:
@@ -83,9 +83,11 @@ class Swap:
         Raises:
             BaseDamaged: as `activate`.
         """
-        return self._become(self._wanted, progress)
+        return self._become(self._wanted, progress, waits=False)
 
-    def _become(self, wanted: Sequence[Activation[CanonicalAdapter]], progress: float) -> SwapReport:
+    def _become(
+        self, wanted: Sequence[Activation[CanonicalAdapter]], progress: float, *, waits: bool
+    ) -> SwapReport:
         target = _mix_at(wanted, progress)
         adapters = {each.adapter.digest: each.adapter for each in wanted}
         if target == self.active:
@@ -97,7 +99,8 @@ class Swap:
         try:
             self._weights.write(_changes(plan.write, target, adapters, self._factors))
             self._weights.restore(plan.restore)
-            self._weights.wait()  # a GPU's failure is that of this swap, and so is its time
+            if waits:  # then a GPU's failure is that of this swap, and so is its time
+                self._weights.wait()
         except BaseException:
             self._undo()
             raise
@@ -134,7 +137,7 @@ class Swap:
             self._weights.restore()
         except Exception as error:
             raise BaseDamaged("a failed swap could not be undone") from error
-        self._mix, self._changed, self._wanted = (), {}, ()
+        self._mix, self._changed, self._wanted, self._words = (), {}, (), ()
 
 
 def _refuse_shared_words(wanted: Sequence[Activation[CanonicalAdapter]]) -> None:
@@ -148,6 +151,16 @@ def _refuse_shared_words(wanted: Sequence[Activation[CanonicalAdapter]]) -> None
                     f"the learned word {token!r} is in {owner.ref.repo}/{owner.ref.weight_name} and in "
                     f"{each.ref.repo}/{each.ref.weight_name}; use one of them"
                 )
+
+
+def _words_of(wanted: Sequence[Activation[CanonicalAdapter]]) -> tuple[Word, ...]:
+    """Return the words of what has an effect at any step: copies, which keep nothing else in memory."""
+    begins = {0.0, *(begin for each in wanted for begin, _ in each.ref.schedule)}
+    digests = {digest for begin in begins for digest, _ in _mix_at(wanted, begin)}
+    adapters = {each.adapter.digest: each.adapter for each in wanted}
+    return tuple(
+        word.exchanged(Tensor.clone) for digest in sorted(digests) for word in adapters[digest].words
+    )
 
 
 def _mix_at(wanted: Sequence[Activation[CanonicalAdapter]], progress: float) -> Mix:

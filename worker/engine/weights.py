@@ -159,9 +159,12 @@ class BaseWeights:
         torch._foreach_copy_([self._weights[name]], [total])
 
     def wait(self) -> None:
-        """Return when what was asked of a GPU is done, or raise what went wrong there."""
+        """Return when what was asked of a GPU here is done, or raise what went wrong there.
+
+        Not what others ask of it: adapters of later jobs may be on their way.
+        """
         for device in self._gpus:
-            torch.cuda.synchronize(device)
+            torch.cuda.current_stream(device).synchronize()
 
     def restore(self, names: Iterable[str] | None = None) -> None:
         """Copy back the pristine values of `names`; of all that were ever written when None."""

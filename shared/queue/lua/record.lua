@@ -21,7 +21,8 @@ local UNIT = 1000
 local FIRST_WORK = 30 * 512 * 512
 -- The part of a new measurement in a moving average.
 local NOVELTY = 0.1
--- Jobs that were given up, and are forgotten with one that is: it takes two to catch up with a lower limit.
+-- Jobs that were given up and leave when one more is: several, so that a lower limit is reached in the end, and
+-- not all, so that no call holds up the server.
 local MOST_UNBURIED = 64
 
 -- The server's time in seconds, the only clock of the queue.

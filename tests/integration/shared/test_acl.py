@@ -11,6 +11,7 @@ from redis.exceptions import NoPermissionError
 import shared
 from deploy.queue_command import main
 from router.body import SourcePicture
+from router.leftovers import Leftovers
 from router.metrics import Metrics
 from router.queues import Queues
 from router.waiting import JobWaiter
@@ -152,6 +153,9 @@ async def test_router_and_worker_do_all_their_work(urls, router, worker):
         assert await asks.depth() == (0, 0)
         await asks.oldest_wait()
     await PoolDirectory(worker).withdraw(a_worker())
+    left = Leftovers(PoolDirectory(router), queues)
+    assert await PoolDirectory(router).left() == [TAG]
+    assert [await left.end_overdue() for _ in range(2)] == [0, 0]
 
 
 async def test_an_operator_does_all_of_the_command(urls, router, worker, capsys):

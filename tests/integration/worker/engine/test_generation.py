@@ -148,18 +148,28 @@ def _stop_never(done: int, total: int) -> None:
     pass
 
 
+def is_full(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
+
+
+def test_an_image_of_the_base_s_own_size_has_memory_or_the_worker_is_at_fault(
+    xl: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(xl._pipeline.vae, "decode", is_full)
+        with pytest.raises(torch.OutOfMemoryError):
+            picture(xl)
+
+
 def test_an_image_that_the_device_has_no_memory_for_is_refused_by_its_size(
     xl: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = picture(xl)
-
-    def is_full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB")
-
     with monkeypatch.context() as patch:
         patch.setattr(xl._pipeline.vae, "decode", is_full)
-        with pytest.raises(InvalidRequest, match="48 x 16") as caught:
-            picture(xl, width=48, height=16)
+        with pytest.raises(InvalidRequest, match="64 x 32") as caught:
+            picture(xl, width=64, height=32)
     assert caught.value.field == "parameters.width"
+    assert "32 x 32" in caught.value.message
     assert caught.value.__context__ is None  # whose frames would hold what the drawing took
     assert picture(xl) == before
