@@ -39,6 +39,7 @@ class Limits:
     max_guidance: float = 50.0
     max_source_bytes: int = 8 << 20
     max_source_pixels: int = 4096 * 4096
+    max_source_side: int = 16_384
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

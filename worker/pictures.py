@@ -18,6 +18,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 """Of eight bits. What has more is cut off by a conversion, not scaled."""
 
+JPEG_START = b"\xff\xd8"
 SCAN = b"\xff\xda"
 MOST_SCANS = 100
 """A JPEG may go over all its pixels once for a few bytes; those of cameras and editors do about ten times."""
@@ -54,9 +55,13 @@ def _decoded(data: bytes, limits: Limits) -> Image.Image:
         # the header is read, nothing is decoded yet
         if image.width * image.height > limits.max_source_pixels:
             raise _too_many_pixels(limits)
+        # scaling goes over the width first, with all rows: one that is long and narrow would take 100 GB
+        if max(image.size) > limits.max_source_side:
+            raise InvalidRequest(FIELD, f"has more than {limits.max_source_side} pixels a side")
         if image.mode not in MODES:
             raise InvalidRequest(FIELD, f"has pixels of the kind {image.mode}: send 8 bits per colour")
-        if image.format == "JPEG" and data.count(SCAN) > MOST_SCANS:
+        # by its bytes: Pillow has another format for a JPEG that says it holds several
+        if data.startswith(JPEG_START) and data.count(SCAN) > MOST_SCANS:
             raise InvalidRequest(FIELD, f"is drawn in more than {MOST_SCANS} passes: save it anew")
         image.load()
         return _opaque(ImageOps.exif_transpose(image))

@@ -130,8 +130,22 @@ def test_a_bomb_is_refused_by_its_header_and_takes_no_memory(size):
     assert peak < 4 << 20
 
 
-def test_a_jpeg_of_very_many_passes_is_refused():
-    data = saved(red(), "JPEG", progressive=True)
+@pytest.mark.parametrize("size", [(1, 4096 * 4096), (16_385, 8), (8, 16_385)])
+def test_a_picture_that_is_long_and_narrow_is_refused_before_it_is_scaled(size):
+    data = saved(Image.new("1", size), "PNG")
+    tracemalloc.start()
+    assert "16384 pixels a side" in refusal(data, width=2048, height=2048)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "MPO"])
+def test_a_jpeg_of_very_many_passes_is_refused(format_):
+    several = {"save_all": True, "append_images": [red()]} if format_ == "MPO" else {}
+    data = saved(red(), format_, progressive=True, **several)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == format_
     assert read(data).size == (64, 48)
     last = data.rindex(b"\xff\xda")
     assert "passes" in refusal(data[:last] + data[last:-2] * 200 + data[-2:])
