@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -102,8 +102,6 @@ class AdapterStore(Generic[A]):
             for file in files:
                 self._ram.use(file)
             if self._gpu is not None:
-                for file in files:
-                    self._metrics.looked_up(TierName.GPU, hit=self._gpu.holds(file))
                 pairs = zip(files, adapters, strict=True)
                 adapters = await asyncio.gather(*(self._gpu.use(file, adapter) for file, adapter in pairs))
             yield tuple(
@@ -143,10 +141,27 @@ class AdapterStore(Generic[A]):
             getting = (self._get(ref, token, sizes[weight_file(ref)], count) for ref in refs)
             return await asyncio.gather(*getting)
 
+    async def lift(self, refs: Sequence[AdapterRef], adapters: Sequence[A]) -> None:
+        """Move what `fetch` gave for `refs` to the GPU, as far as it fits beside what is wanted there.
+
+        Before the job's turn: in it, the device would wait.
+        """
+        if self._gpu is None:
+            return
+        for file, adapter in zip(map(weight_file, refs), adapters, strict=True):
+            self._metrics.looked_up(TierName.GPU, hit=self._gpu.holds(file))
+            with self._gpu.expected(file, adapter.nbytes) as fits:
+                if fits:
+                    await self._gpu.raise_ahead(file, adapter)
+
     @contextmanager
     def expected(self, refs: Sequence[AdapterRef]) -> Iterator[None]:
-        """Keep the adapters in RAM while inside, unless what is in use needs their place."""
-        with self._ram.expected(dict.fromkeys(map(weight_file, refs), 0)):
+        """Keep the adapters in RAM and on the GPU while inside, unless what is in use needs their place."""
+        files = frozenset(map(weight_file, refs))
+        with (
+            self._ram.expected(dict.fromkeys(files, 0)),
+            self._gpu.kept(files) if self._gpu else nullcontext(),
+        ):
             yield
 
     @asynccontextmanager

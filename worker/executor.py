@@ -91,7 +91,7 @@ class JobExecutor(Generic[A]):
         return tuple(reversed(tuple(held)))
 
     async def fetch(self, running: RunningJob, on_absent: Callable[[], object]) -> float:
-        """Bring the job's adapters and picture to RAM, and return the seconds that this took.
+        """Bring the job's adapters to RAM, or to the GPU, and its picture; return the seconds that this took.
 
         May run beside a drawing. `on_absent` is called for each adapter that has to come from the Hub.
 
@@ -105,7 +105,8 @@ class JobExecutor(Generic[A]):
         if digest := job.params.source:
             running.source = await _in_time(running, self._source(job, digest))
         fetching = self._store.fetch(job.adapters, self._token(job), on_absent=on_absent)
-        await _in_time(running, fetching)
+        adapters = await _in_time(running, fetching)
+        await _in_time(running, self._store.lift(job.adapters, adapters))
         return self._clock() - started
 
     async def _source(self, job: Job, digest: str) -> Image:

@@ -29,6 +29,12 @@ class GpuTier(Generic[K, A]):
         with self._tier.in_use(keys):
             yield
 
+    @contextmanager
+    def kept(self, keys: frozenset[K]) -> Iterator[None]:
+        """Keep what of `keys` is here, or comes, while inside, unless what is in use needs its place."""
+        with self._tier.expected(dict.fromkeys(keys, 0)):
+            yield
+
     def holds(self, key: K) -> bool:
         """Whether the adapter is here."""
         return key in self._tier

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.image_processor import VaeImageProcessor
-from PIL.Image import Image
+from PIL.Image import Image, fromarray
+from torch import Tensor
 
 from shared.errors import InvalidRequest
 from shared.jobs import GenerationParams
@@ -82,7 +82,7 @@ class Drawing:
             )
         if not torch.isfinite(image).all():
             raise BrokenImage("the image came out as NaN or infinity; no picture can be made of it")
-        (picture,) = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(image))
+        picture = _picture(image)
         return Generated(
             image=picture,
             width=picture.width,  # some families scale what is asked for to an area of their own
@@ -190,3 +190,13 @@ def _reporting(on_step: StepCallback, *, whole: bool) -> Any:  # noqa: ANN401 - 
         return values
 
     return at_step_end
+
+
+def _picture(image: Tensor) -> Image:
+    """Return an image `[1, 3, height, width]` of numbers from 0 to 1.
+
+    As `VaeImageProcessor.numpy_to_pil` of diffusers does, but where the image is: then a quarter of the bytes
+    leaves the device, and the next job waits for nothing else.
+    """
+    (pixels,) = (image.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return fromarray(pixels)

@@ -1,10 +1,14 @@
 """A number per weight that changes when any of its bits does: what the base is checked against."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+BATCH_BYTES = 256 << 20
+"""Of a GPU's weights that are summed with one call."""
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -27,12 +31,31 @@ def fingerprint(components: Iterable[nn.Module]) -> Tensor:
 @torch.no_grad()
 def sums_of(tensors: Iterable[Tensor]) -> Tensor:
     """Return the sum of each tensor's bits, on the CPU."""
-    sums = [_bits(tensor).sum(dtype=torch.int64) for tensor in tensors]
-    found = torch.empty(len(sums), dtype=torch.int64)
-    for device in {each.device for each in sums}:
-        here = [place for place, each in enumerate(sums) if each.device == device]
-        found[here] = torch.stack([sums[place] for place in here]).cpu()
+    bits = [_bits(tensor) for tensor in tensors]
+    found = torch.empty(len(bits), dtype=torch.int64)
+    for device in {each.device for each in bits}:
+        here = [place for place, each in enumerate(bits) if each.device == device]
+        if device.type == "cuda":
+            _sum_together(bits, here, found)
+        else:
+            found[here] = torch.stack([bits[place].sum(dtype=torch.int64) for place in here])
     return found
+
+
+def _sum_together(bits: Sequence[Tensor], places: Sequence[int], found: Tensor) -> None:
+    """Put the sums of those at `places` into `found`: equal ones side by side, for calls take the time."""
+    alike: defaultdict[tuple[int, torch.dtype], list[int]] = defaultdict(list)
+    for place in places:
+        alike[bits[place].numel(), bits[place].dtype].append(place)
+    order: list[int] = []
+    sums: list[Tensor] = []
+    for same in alike.values():
+        size = max(1, BATCH_BYTES // max(1, bits[same[0]].nbytes))
+        for start in range(0, len(same), size):
+            batch = same[start : start + size]
+            order += batch
+            sums.append(torch.stack([bits[place] for place in batch]).sum(dim=1, dtype=torch.int64))
+    found[order] = torch.cat(sums).cpu()
 
 
 def _plain(tensor: Any) -> Iterable[Tensor]:  # noqa: ANN401 - a tensor's class may be a quantiser's own

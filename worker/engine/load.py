@@ -93,6 +93,8 @@ def open_base(
         UnsupportedModel: not a text-to-image pipeline that Warmbase serves, or stored in a way that cannot
             be read here.
     """
+    # images for which NVIDIA's libraries are built in say otherwise, and what is merged would have 10 bits
+    torch.set_float32_matmul_precision("highest")
     index = json.loads((snapshot.folder / INDEX).read_bytes())
     kind = family_of(repo, index).pipeline
     replaced = replaced_part(repo, index) if snapshot.denoiser else None

@@ -5,8 +5,9 @@ copied into the storage that the model already uses. Nothing is ever taken back,
 module is added, so a compiled graph stays valid.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,14 +16,18 @@ from worker.engine.adapter import Delta
 from worker.engine.device_memory import page_locked, room_on
 from worker.engine.fingerprint import sums_of
 from worker.engine.lanes import lanes_of
+from worker.engine.matrices import Product
 
 Change = tuple[Delta, float]
 """A delta, and the strength it is wanted at."""
 
+Products = Sequence[tuple[Product, float]]
+"""The changes of a weight that are nothing but products of two factors, each with all that scales it."""
+
 CPU_BATCH_BYTES = 1 << 20
 """Of float32 at a time on a CPU: what stays in its second-level cache between the three passes."""
 
-GPU_BATCH_BYTES = 64 << 20
+GPU_BATCH_BYTES = 256 << 20
 """Of float32 at a time on a GPU: few enough launches, and little memory beside the base."""
 
 LARGEST_CHANGE = 1e15
@@ -48,6 +53,12 @@ class BaseWeights:
         self._batch_bytes = batch_bytes or (CPU_BATCH_BYTES if on_cpu else GPU_BATCH_BYTES)
         self._lanes = lanes_of(torch.get_num_threads() if on_cpu else 1)
         self.names = frozenset(weights)
+        kinds: dict[object, int] = {}
+        # numbered once: to compare them in each swap, for thousands of weights, would take longer than it
+        self._kinds = {
+            name: kinds.setdefault((weight.shape, weight.dtype, weight.device), len(kinds))
+            for name, weight in weights.items()
+        }
         # half of the narrowest format's range: the weights themselves are far below the other half
         limits = [torch.finfo(weight.dtype).max for weight in weights.values()]
         self.headroom = min([*limits, 2 * LARGEST_CHANGE]) / 2
@@ -97,58 +108,57 @@ class BaseWeights:
 
     @torch.no_grad()
     def _write(self, names: Sequence[str], changes: Mapping[str, Sequence[Change]]) -> None:
-        grouped, bare = [], []
+        bare = []
+        grouped: defaultdict[tuple[int, ...], list[tuple[str, Products]]] = defaultdict(list)
         for name in names:
             parts = changes[name]
             if not parts:
                 bare.append(name)
-            elif not all(delta.low_rank for delta, _ in parts):
+                continue
+            products = [(low, delta.scale * strength) for delta, strength in parts if (low := delta.low_rank)]
+            if len(products) < len(parts):
                 self._write_alone(name, parts)
             elif self._is_float32_on_cpu(name):
-                self._write_in_place(name, parts)
+                self._write_in_place(name, products)
             else:
-                grouped.append(name)
+                ranks = (product.rank for product, _ in products)
+                grouped[self._kinds[name], *ranks].append((name, products))
         self._copy_back(bare)
-        shape = _shape_of(changes, self._weights)
-        for _, same in groupby(sorted(grouped, key=shape), key=shape):
-            names = list(same)
-            size = max(1, self._batch_bytes // (4 * self._pristine[names[0]].numel()))
-            for start in range(0, len(names), size):
-                batch = names[start : start + size]
-                self._write_batch(batch, [changes[name] for name in batch])
+        for same in grouped.values():
+            size = max(1, self._batch_bytes // (4 * self._weights[same[0][0]].numel()))
+            for start in range(0, len(same), size):
+                self._write_batch(same[start : start + size])
 
     def _is_float32_on_cpu(self, name: str) -> bool:
         weight = self._weights[name]
         return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.is_contiguous()
 
-    def _write_in_place(self, name: str, changes: Sequence[Change]) -> None:
+    def _write_in_place(self, name: str, products: Products) -> None:
         """Write one weight of float32: what stands in it is the sum so far, and nothing is rounded twice."""
         weight = self._weights[name].flatten(1)
         total = self._pristine[name].flatten(1)
-        for delta, strength in changes:
-            if factors := delta.low_rank:
-                scale = delta.scale * strength
-                torch.addmm(total, factors.up.float(), factors.down.float(), alpha=scale, out=weight)
-                total = weight
+        for product, scale in products:
+            torch.addmm(total, product.up.float(), product.down.float(), alpha=scale, out=weight)
+            total = weight
 
-    def _write_batch(self, names: Sequence[str], changes: Sequence[Sequence[Change]]) -> None:
+    def _write_batch(self, batch: Sequence[tuple[str, Products]]) -> None:
         """Write weights of one shape whose changes have the same ranks.
 
-        Some of the factors may be on the device already, others still in the host's memory.
+        Some of the factors may be on the device already, others still in the host's memory. Beside them each
+        element moves 12 bytes of a 16-bit base: its change there and back, its pristine value, and itself.
         """
-        device = self._weights[names[0]].device
-        pristine = torch.stack([self._pristine[name].to(device, non_blocking=True) for name in names])
-        total = pristine.float().flatten(2)
-        for parallel in zip(*changes, strict=True):
-            factors = [product for delta, _ in parallel if (product := delta.low_rank)]
-            up = torch.stack([each.up.to(device, non_blocking=True) for each in factors]).float()
-            down = torch.stack([each.down.to(device, non_blocking=True) for each in factors]).float()
+        device = self._weights[batch[0][0]].device
+        changes: Tensor | None = None
+        for parallel in zip(*(products for _, products in batch), strict=True):
+            up = torch.stack([each.up.to(device, non_blocking=True) for each, _ in parallel]).float()
+            down = torch.stack([each.down.to(device, non_blocking=True) for each, _ in parallel]).float()
             # as a kernel's arguments: a tensor of them would be copied there, and that waits for the GPU
-            torch._foreach_mul_(up.unbind(), [delta.scale * strength for delta, strength in parallel])
-            total.baddbmm_(up, down)
-        torch._foreach_copy_(
-            [self._weights[name] for name in names], list(total.view(pristine.shape).unbind())
-        )
+            torch._foreach_mul_(up.unbind(), [scale for _, scale in parallel])
+            changes = torch.bmm(up, down) if changes is None else changes.baddbmm_(up, down)
+        for (name, _), change in zip(batch, cast("Tensor", changes), strict=True):
+            weight = self._weights[name]
+            pristine = self._pristine[name].to(device, non_blocking=True)
+            torch.add(pristine, change.view(weight.shape), out=weight)
 
     def _write_alone(self, name: str, changes: Sequence[Change]) -> None:
         """Write one weight. Each delta is of the pristine weight, never of what another one made of it."""
@@ -191,14 +201,3 @@ def _copy_of(weight: Tensor) -> Tensor:
 
 def _copy_in_host(weight: Tensor) -> Tensor:
     return page_locked(weight.contiguous().to("cpu", copy=True))
-
-
-def _shape_of(
-    changes: Mapping[str, Sequence[Change]], weights: Mapping[str, Tensor]
-) -> Callable[[str], tuple[object, ...]]:
-    def shape(name: str) -> tuple[object, ...]:
-        weight = weights[name]
-        ranks = tuple(product.rank for delta, _ in changes[name] if (product := delta.low_rank))
-        return (*weight.shape,), str(weight.dtype), str(weight.device), ranks
-
-    return shape

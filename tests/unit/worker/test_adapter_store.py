@@ -13,7 +13,7 @@ import pytest
 from shared.errors import WorkerFault
 from shared.refs import AdapterRef, RepoId
 from tests.builders import BASE, an_adapter
-from worker.adapter_store import AdapterStore, Threads, WeightFile
+from worker.adapter_store import AdapterStore, Threads, WeightFile, weight_file
 from worker.disk_tier import NotOnDisk
 from worker.gpu_tier import GpuTier
 from worker.metrics import WorkerMetrics
@@ -72,6 +72,7 @@ class Ingests:
 class Rig:
     store: AdapterStore[Blob]
     ram: Tier[WeightFile, Blob]
+    gpu: GpuTier[WeightFile, Blob]
     files: Files
     ingests: Ingests
 
@@ -94,7 +95,7 @@ async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
         threads=Threads(download=pools[0], lookup=pools[1], ingest=pools[2], raising=pools[3]),
         metrics=WorkerMetrics(BASE),
     )
-    yield Rig(store, ram, files, ingests)
+    yield Rig(store, ram, gpu, files, ingests)
     for pool in pools:
         pool.shutdown()
 
@@ -182,3 +183,21 @@ async def test_what_the_gpu_has_no_room_for_is_kept_in_ram_ahead_of_its_job(rig:
             assert not has_room
         await rig.store.fetch([other], None)
         assert rig.store.holds([hinted])
+
+
+@pytest.mark.parametrize("rig", ["gpu"], indirect=True)
+async def test_a_job_s_adapters_are_on_the_gpu_before_its_turn_as_far_as_they_fit(rig: Rig) -> None:
+    small, large = a_ref("small", 20), a_ref("large", 40)
+
+    async def fetch(ref: AdapterRef) -> bool:
+        await rig.store.lift([ref], await rig.store.fetch([ref], None))
+        return rig.gpu.holds(weight_file(ref))
+
+    with rig.store.expected([small]):
+        assert await fetch(small)
+        assert not await fetch(large)
+        assert rig.gpu.holds(weight_file(small))
+        async with rig.store.hold([large], None) as (activation,):
+            assert activation.adapter.nbytes == 40
+    assert await fetch(large)
+    assert not rig.gpu.holds(weight_file(small))
