@@ -104,10 +104,12 @@ class JobExecutor(Generic[A]):
         started = self._clock()
         if digest := job.params.source:
             running.source = await _in_time(running, self._source(job, digest))
-        fetching = self._store.fetch(job.adapters, self._token(job), on_absent=on_absent)
-        adapters = await _in_time(running, fetching)
-        await _in_time(running, self._store.lift(job.adapters, adapters))
+        await _in_time(running, self._adapters(job, on_absent))
         return self._clock() - started
+
+    async def _adapters(self, job: Job, on_absent: Callable[[], object]) -> None:
+        adapters = await self._store.fetch(job.adapters, self._token(job), on_absent=on_absent)
+        await self._store.lift(job.adapters, adapters)
 
     async def _source(self, job: Job, digest: str) -> Image:
         """Return the picture that the job starts from."""
