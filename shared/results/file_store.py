@@ -99,10 +99,11 @@ class FileResults:
             try:
                 return self._write(name, data, since)
             except OSError as error:
-                kept = sum(each.size for each in self._kept())
-                if error.errno not in NO_SPACE or kept == 0:
+                # what is kept under this name stays until it is replaced
+                others = sum(each.size for each in self._kept() if each.path.name != name)
+                if error.errno not in NO_SPACE or others == 0:
                     raise
-                self._make_room(name, max(0, kept - len(data)))
+                self._make_room(name, max(0, others - max(1, len(data))))
 
     def _write(self, name: str, data: bytes, since: float) -> None:
         part = self._directory / f"{name}.{secrets.token_hex(4)}{UNFINISHED}"
