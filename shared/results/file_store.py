@@ -106,6 +106,7 @@ class FileResults:
                 self._make_room(name, max(0, others - max(1, len(data))))
 
     def _write(self, name: str, data: bytes, since: float) -> None:
+        since = max(since, self._since(name))
         part = self._directory / f"{name}.{secrets.token_hex(4)}{UNFINISHED}"
         try:
             part.write_bytes(data)
@@ -114,6 +115,13 @@ class FileResults:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+
+    def _since(self, name: str) -> float:
+        """Return the time of what is kept under this name: one who wants it for longer is owed that still."""
+        try:
+            return (self._directory / name).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def _make_room(self, name: str, most_bytes: int) -> None:
         """Delete what is over, and the oldest images until those besides `name` have `most_bytes`."""
