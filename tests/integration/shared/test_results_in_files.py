@@ -125,7 +125,7 @@ async def test_a_disk_that_others_filled_fails_the_attempt_which_may_be_repeated
 
 
 async def test_a_full_disk_takes_an_image_that_it_keeps_already_no_second_time_and_does_not_lose_it(
-    results, tmp_path, monkeypatch
+    results, tmp_path, clock, monkeypatch
 ):
     attempts = iter(range(5))
 
@@ -134,8 +134,9 @@ async def test_a_full_disk_takes_an_image_that_it_keeps_already_no_second_time_a
         raise OSError(errno.ENOSPC, "No space left on device")
 
     lease = a_lease()
-    await results.put(a_lease(), b"older")
     name = await results.put(lease, IMAGE)
+    clock.now += 1.0
+    await results.put(a_lease(), b"later")
     monkeypatch.setattr(Path, "write_bytes", no_space)
     with pytest.raises(NoRoom):
         await results.put(lease, IMAGE)
