@@ -71,7 +71,6 @@ class Worker(Generic[A]):
         self._staging = Staging(executor, self._fail)
         self._settling: asyncio.Task[None] | None = None
         self._failing: set[asyncio.Task[None]] = set()
-        self._waited_for = Gap.WORK
 
     def stop(self) -> None:
         """Claim no more; give the running job time to end, then release it. A second call releases it now."""
@@ -105,11 +104,10 @@ class Worker(Generic[A]):
                     with staged.expected, log_context(job=staged.running.lease.job.id):
                         await self._attempt(staged)
                     await self._check_base(idle=False)
-                    self._waited_for = Gap.TURNOVER
                 elif len(self._staging) < MOST_STAGED:
                     await self._look_for_work()
                 else:
-                    self._waited_for = Gap.ADAPTERS
+                    self._executor.idle.wait_for(Gap.ADAPTERS)
                     await self._until(self._staging.changed())
         finally:
             await self._prefetch.close()
@@ -121,12 +119,15 @@ class Worker(Generic[A]):
         """Claim; return when there may be something to do."""
         claim = await self._take()
         if claim.leases:
+            self._executor.idle.wait_for(Gap.TURNOVER)
             with suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
                     await self._staging.changed()
         if not self._staging.has_ready:
-            self._waited_for = Gap.ADAPTERS if len(self._staging) else Gap.WORK
-            if not claim.leases:
+            if claim.leases:
+                self._executor.idle.turns_out(Gap.ADAPTERS)
+            else:
+                self._executor.idle.wait_for(Gap.ADAPTERS if len(self._staging) else Gap.WORK)
                 await self._check_base(idle=True)
                 await self._idle(IDLE_WAIT if claim.next_due is None else min(IDLE_WAIT, claim.next_due))
 
@@ -219,7 +220,7 @@ class Worker(Generic[A]):
     async def _draw(self, staged: StagedJob) -> tuple[Drawn | Failure, Exception | None]:
         running, seconds = staged.running, await staged.fetching
         try:
-            return await self._executor.draw(running, seconds or 0.0, self._waited_for), None
+            return await self._executor.draw(running, seconds or 0.0), None
         except Exception as error:  # noqa: BLE001 - `_failure` logs it
             return self._failure(running, error), error
 
