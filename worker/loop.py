@@ -18,6 +18,7 @@ from worker.backoff import backoff
 from worker.engine.contract import Adapter, BaseDamaged, Interrupted
 from worker.executor import Drawn, JobExecutor
 from worker.failures import Failure, failure_of, is_unforeseen
+from worker.flights import Flights
 from worker.metrics import Gap, Outcome, WorkerMetrics
 from worker.prefetch import Prefetch
 from worker.running import RunningJob, RunningJobs
@@ -71,6 +72,7 @@ class Worker(Generic[A]):
         self._staging = Staging(executor, self._fail)
         self._settling: asyncio.Task[None] | None = None
         self._failing: set[asyncio.Task[None]] = set()
+        self._releases = Flights[RunningJob, None]()
 
     def stop(self) -> None:
         """Claim no more; give the running job time to end, then release it. A second call releases it now."""
@@ -86,15 +88,16 @@ class Worker(Generic[A]):
         """
         working = asyncio.create_task(self._work())
         await _first_of(working, self._stopping)
-        await self._release_staged()
-        if not working.done():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._drain):
-                    await _first_of(working, self._hurrying)
-        if not working.done():
-            await self._let_go(working)
-        else:
+        ending = asyncio.create_task(self._end(working))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain):
+                await _first_of(ending, self._hurrying)
+        if working.done():
+            await ending
             await working
+        else:
+            await self._let_go(working)
+            await ending
 
     async def _work(self) -> None:
         try:
@@ -114,6 +117,11 @@ class Worker(Generic[A]):
             await self._release_staged()
             await self._settled()
             await asyncio.gather(*self._failing)
+
+    async def _end(self, working: asyncio.Task[None]) -> None:
+        """Return when all that was claimed is given back or settled."""
+        await self._release_staged()
+        await asyncio.wait([working])
 
     async def _look_for_work(self) -> None:
         """Claim; return when there may be something to do."""
@@ -251,22 +259,22 @@ class Worker(Generic[A]):
 
     async def _release_staged(self) -> None:
         """Give back at once what is not being drawn: another worker has time for it."""
-        for running in await self._staging.clear():
-            await self._release(running)
+        await asyncio.gather(*map(self._release, await self._staging.clear()))
 
     async def _let_go(self, working: asyncio.Task[None]) -> None:
         """Give back what is not settled. What was settled in the same moment stays so: the fence decides."""
-        held = self._jobs.all()
-        for running in held:
+        for running in self._jobs.all():
             running.stop(LeaseState.LOST)  # ends the compute thread at its next step, and all retries
         doomed = {working, *self._failing} | ({self._settling} if self._settling else set())
         for unfinished in doomed:
             unfinished.cancel()
         await asyncio.wait(doomed)
-        for running in held:
-            await self._release(running)
+        await asyncio.gather(*map(self._release, self._jobs.all()))
 
     async def _release(self, running: RunningJob) -> None:
+        await self._releases.join(running, lambda: self._give_back(running))
+
+    async def _give_back(self, running: RunningJob) -> None:
         try:
             released = await self._queue.release(running.lease)
         except QueueUnavailable:
