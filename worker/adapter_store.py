@@ -280,7 +280,7 @@ class AdapterStore(Generic[A]):
         except AdapterFault as error:
             raise AdapterRejected(f"{ref.repo}: {ref.weight_name}: {error}") from error
         finally:
-            self._ram.release(nbytes)
+            self._ram.release(file, nbytes)
             self._look_again()
         self._ram.put(file, adapter)
         return adapter
@@ -291,9 +291,9 @@ class AdapterStore(Generic[A]):
 
     async def _reserve(self, file: WeightFile, nbytes: int) -> None:
         """Wait for room beside what is in use. Who is about to draw waits for other ingests only."""
-        while not self._ram.reserve(nbytes):
+        while not self._ram.reserve(file, nbytes):
             if self._ram.is_in_use(file) and not self._ram.has_reserved:
-                self._ram.reserve(nbytes, at_any_rate=True)
+                self._ram.reserve(file, nbytes, at_any_rate=True)
                 return
             await self._freed.wait()
 

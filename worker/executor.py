@@ -21,7 +21,8 @@ from shared.results.store import SOURCE_GONE, ResultStore, source_name
 from shared.sealing import Sealer, SealError
 from worker.adapter_store import AdapterStore
 from worker.engine.contract import Activation, Adapter, BaseDamaged, Engine, Generated, StepCallback
-from worker.metrics import Gap, WorkerMetrics
+from worker.idle_time import IdleTime
+from worker.metrics import WorkerMetrics
 from worker.pictures import read_picture
 from worker.pulse import Pulse
 from worker.running import RunningJob
@@ -55,7 +56,11 @@ class Drawn:
 
 
 class JobExecutor(Generic[A]):
-    """Draws one job at a time. All that touches the base's weights happens on the one `compute` thread."""
+    """Draws one job at a time. All that touches the base's weights happens on the one `compute` thread.
+
+    Attributes:
+        idle: what that thread waits for between two drawings, for the main loop to say.
+    """
 
     def __init__(
         self,
@@ -80,8 +85,8 @@ class JobExecutor(Generic[A]):
         self._results = results
         self._decoding = decoding
         self._clock = clock
+        self.idle = IdleTime(clock)
         self._recent = OrderedDict[str, tuple[AdapterRef, ...]]()
-        self._idle_since: float | None = None
         self._unchecked_jobs = 0
         self._checked_at = clock()
 
@@ -124,13 +129,12 @@ class JobExecutor(Generic[A]):
         """Keep the job's adapters in RAM until it is drawn, if there is room."""
         return self._store.expected(job.adapters)
 
-    async def draw(self, running: RunningJob, fetch: float, waited_for: Gap) -> Drawn:
+    async def draw(self, running: RunningJob, fetch: float) -> Drawn:
         """Draw the job's image.
 
         Args:
             running: the job, its adapters fetched.
             fetch: the seconds that took.
-            waited_for: why the compute thread has been idle until now.
 
         Raises:
             Interrupted: the job was stopped.
@@ -144,7 +148,7 @@ class JobExecutor(Generic[A]):
             activations = await _in_time(running, stack.enter_async_context(holding))
             loop = asyncio.get_running_loop()
             # With the context, so that what the engine logs names the job.
-            draw = partial(copy_context().run, self._draw, running, activations, fetch, waited_for)
+            draw = partial(copy_context().run, self._draw, running, activations, fetch)
             self._note(job)
             drawn = await loop.run_in_executor(self._compute, draw)
         self._observe(drawn)
@@ -170,16 +174,14 @@ class JobExecutor(Generic[A]):
         """
         await asyncio.get_running_loop().run_in_executor(self._compute, self._verify)
 
-    def _draw(
-        self, running: RunningJob, activations: Sequence[Activation[A]], fetch: float, waited_for: Gap
-    ) -> Drawn:
+    def _draw(self, running: RunningJob, activations: Sequence[Activation[A]], fetch: float) -> Drawn:
         running.check()
         self._pulse.beat()
         self._unchecked_jobs += 1
         try:
             started = self._clock()
-            if self._idle_since is not None:
-                self._metrics.waited(waited_for, started - self._idle_since)
+            for reason, seconds in self.idle.end().items():
+                self._metrics.waited(reason, seconds)
             self._engine.activate(activations)
             swapped = self._clock()
             generated = self._engine.generate(
@@ -187,7 +189,7 @@ class JobExecutor(Generic[A]):
             )
             done = self._clock()
         finally:
-            self._idle_since = self._clock()
+            self.idle.begin()
             self._pulse.rest()
         return Drawn(
             generated=generated,
@@ -202,8 +204,9 @@ class JobExecutor(Generic[A]):
         self._pulse.beat()
         self._unchecked_jobs, self._checked_at = 0, self._clock()
         try:
-            self._engine.activate(())
-            self._engine.verify()
+            with self.idle.other_work():
+                self._engine.activate(())
+                self._engine.verify()
         except BaseDamaged:
             raise
         except Exception as error:

@@ -62,12 +62,12 @@ class GpuTier(Generic[K, A]):
 
     async def _moved(self, key: K, adapter: A) -> A | None:
         nbytes = adapter.nbytes
-        if not self._tier.reserve(nbytes):
+        if not self._tier.reserve(key, nbytes):
             return None
         try:
             raised = await asyncio.get_running_loop().run_in_executor(self._threads, self._raise_up, adapter)
         finally:
-            self._tier.release(nbytes)
+            self._tier.release(key, nbytes)
         if raised is not None:
             self._tier.put(key, raised)
         return raised

@@ -18,6 +18,7 @@ from worker.backoff import backoff
 from worker.engine.contract import Adapter, BaseDamaged, Interrupted
 from worker.executor import Drawn, JobExecutor
 from worker.failures import Failure, failure_of, is_unforeseen
+from worker.flights import Flights
 from worker.metrics import Gap, Outcome, WorkerMetrics
 from worker.prefetch import Prefetch
 from worker.running import RunningJob, RunningJobs
@@ -71,7 +72,7 @@ class Worker(Generic[A]):
         self._staging = Staging(executor, self._fail)
         self._settling: asyncio.Task[None] | None = None
         self._failing: set[asyncio.Task[None]] = set()
-        self._waited_for = Gap.WORK
+        self._releases = Flights[RunningJob, None]()
 
     def stop(self) -> None:
         """Claim no more; give the running job time to end, then release it. A second call releases it now."""
@@ -87,15 +88,16 @@ class Worker(Generic[A]):
         """
         working = asyncio.create_task(self._work())
         await _first_of(working, self._stopping)
-        await self._release_staged()
-        if not working.done():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._drain):
-                    await _first_of(working, self._hurrying)
-        if not working.done():
-            await self._let_go(working)
-        else:
+        ending = asyncio.create_task(self._end(working))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain):
+                await _first_of(ending, self._hurrying)
+        if working.done():
+            await ending
             await working
+        else:
+            await self._let_go(working)
+            await ending
 
     async def _work(self) -> None:
         try:
@@ -105,11 +107,10 @@ class Worker(Generic[A]):
                     with staged.expected, log_context(job=staged.running.lease.job.id):
                         await self._attempt(staged)
                     await self._check_base(idle=False)
-                    self._waited_for = Gap.TURNOVER
                 elif len(self._staging) < MOST_STAGED:
                     await self._look_for_work()
                 else:
-                    self._waited_for = Gap.ADAPTERS
+                    self._executor.idle.wait_for(Gap.ADAPTERS)
                     await self._until(self._staging.changed())
         finally:
             await self._prefetch.close()
@@ -117,16 +118,24 @@ class Worker(Generic[A]):
             await self._settled()
             await asyncio.gather(*self._failing)
 
+    async def _end(self, working: asyncio.Task[None]) -> None:
+        """Return when all that was claimed is given back or settled."""
+        await self._release_staged()
+        await asyncio.wait([working])
+
     async def _look_for_work(self) -> None:
         """Claim; return when there may be something to do."""
         claim = await self._take()
         if claim.leases:
+            self._executor.idle.wait_for(Gap.TURNOVER)
             with suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
                     await self._staging.changed()
         if not self._staging.has_ready:
-            self._waited_for = Gap.ADAPTERS if len(self._staging) else Gap.WORK
-            if not claim.leases:
+            if claim.leases:
+                self._executor.idle.turns_out(Gap.ADAPTERS)
+            else:
+                self._executor.idle.wait_for(Gap.ADAPTERS if len(self._staging) else Gap.WORK)
                 await self._check_base(idle=True)
                 await self._idle(IDLE_WAIT if claim.next_due is None else min(IDLE_WAIT, claim.next_due))
 
@@ -219,7 +228,7 @@ class Worker(Generic[A]):
     async def _draw(self, staged: StagedJob) -> tuple[Drawn | Failure, Exception | None]:
         running, seconds = staged.running, await staged.fetching
         try:
-            return await self._executor.draw(running, seconds or 0.0, self._waited_for), None
+            return await self._executor.draw(running, seconds or 0.0), None
         except Exception as error:  # noqa: BLE001 - `_failure` logs it
             return self._failure(running, error), error
 
@@ -250,22 +259,22 @@ class Worker(Generic[A]):
 
     async def _release_staged(self) -> None:
         """Give back at once what is not being drawn: another worker has time for it."""
-        for running in await self._staging.clear():
-            await self._release(running)
+        await asyncio.gather(*map(self._release, await self._staging.clear()))
 
     async def _let_go(self, working: asyncio.Task[None]) -> None:
         """Give back what is not settled. What was settled in the same moment stays so: the fence decides."""
-        held = self._jobs.all()
-        for running in held:
+        for running in self._jobs.all():
             running.stop(LeaseState.LOST)  # ends the compute thread at its next step, and all retries
         doomed = {working, *self._failing} | ({self._settling} if self._settling else set())
         for unfinished in doomed:
             unfinished.cancel()
         await asyncio.wait(doomed)
-        for running in held:
-            await self._release(running)
+        await asyncio.gather(*map(self._release, self._jobs.all()))
 
     async def _release(self, running: RunningJob) -> None:
+        await self._releases.join(running, lambda: self._give_back(running))
+
+    async def _give_back(self, running: RunningJob) -> None:
         try:
             released = await self._queue.release(running.lease)
         except QueueUnavailable:

@@ -67,7 +67,7 @@ class WorkerMetrics:
         self.step = self._histogram("inference_step_seconds", "Time of one denoising step.", STEP_BUCKETS)
         self._gap = Histogram(
             "warmbase_compute_gap_seconds",
-            "Time that the compute device idled between two jobs, by what it waited for.",
+            "Time that the compute device idled between two jobs, each part by what it waited for.",
             ["base_model", "reason"],
             buckets=GAP_BUCKETS,
             registry=self.registry,
@@ -88,7 +88,7 @@ class WorkerMetrics:
         self._jobs.labels(self._base, outcome).inc()
 
     def waited(self, reason: Gap, seconds: float) -> None:
-        """Note how long the compute device idled before a job, and for what."""
+        """Note how long the compute device idled for `reason` before a job."""
         self._gap.labels(self._base, reason).observe(seconds)
 
     def looked_up(self, tier: TierName, *, hit: bool) -> None:

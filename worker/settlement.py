@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
+SHORTEST_CALL = 5.0
+"""Seconds that a call gets although its job is overdue: more than the clients of Redis wait for a reply."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +54,8 @@ class Settlement:
     async def settle(self, running: RunningJob, ending: Drawn | Failure) -> Outcome:
         """End the job, with its image or its error, and return what came of it.
 
-        While Redis does not answer, the ending is kept and tried again, until the lease is known to be lost
-        or the job's timeout has passed.
+        While Redis, or what keeps images, does not answer, the ending is kept and tried again, until the
+        lease is known to be lost or the job's timeout has passed.
         """
         if running.state is LeaseState.CANCELLED:
             ending = CANCELLED
@@ -77,7 +79,9 @@ class Settlement:
         )
         seconds = self._clock() - started
         name = await _until_answered(
-            running, partial(self._results.put, lease, data), unless=LeaseState.CANCELLED
+            running,
+            lambda: running.unless_stopped(self._results.put(lease, data)),
+            unless=LeaseState.CANCELLED,
         )
         if running.state is LeaseState.LOST:
             return Outcome.LOST
@@ -142,7 +146,7 @@ def _gave_up(running: RunningJob) -> Exception:
 async def _until_answered(
     running: RunningJob, call: Callable[[], Awaitable[T]], unless: LeaseState | None = None
 ) -> T | None:
-    """Return the answer of `call`, repeated while Redis is away; None when it does not matter any more.
+    """Return the answer of `call`, repeated while none comes; None when it does not matter any more.
 
     It does not with a lease that has come to the state `unless`.
     A job that is overdue gets one call, so that its record says how it ended.
@@ -156,10 +160,25 @@ async def _until_answered(
             break
         asked = True
         try:
-            return await call()
+            return await _in_time(running, call())
         except QueueUnavailable:
             if is_lost:
                 break
-            logger.warning("Redis does not answer; the job's end is kept", extra={"action": "settle_waits"})
+            logger.warning("no answer comes; the job's end is kept", extra={"action": "settle_waits"})
             await asyncio.sleep(pause)
     return None
+
+
+async def _in_time(running: RunningJob, answering: Awaitable[T]) -> T:
+    """Return what `answering` gives. One that hangs has not answered when the job's time is over.
+
+    Redis' clients have bounds of their own; a disk has none.
+    """
+    limit = asyncio.timeout(max(SHORTEST_CALL, running.remaining))
+    try:
+        async with limit:
+            return await answering
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise QueueUnavailable("no answer came in the job's time") from error

@@ -34,7 +34,7 @@ class Tier(Generic[K, A]):
         self._rates = UseRates[K]()
         self._uses: Counter[K] = Counter()
         self._expected: list[Mapping[K, int]] = []
-        self._reserved = 0
+        self._reserved: Counter[K] = Counter()
         self._nbytes = 0
 
     @property
@@ -48,11 +48,12 @@ class Tier(Generic[K, A]):
         declared: Counter[K] = Counter()
         for sizes in self._expected:
             declared |= Counter(sizes)
+        declared -= self._reserved  # one that is being made has its place already
         wanted = {key for key in self._adapters if self._is_wanted(key)} | declared.keys()
         taken = sum(
             adapter.nbytes if (adapter := self._adapters.get(key)) else declared[key] for key in wanted
         )
-        return self._budget - self._reserved - taken
+        return self._budget - self._reserved.total() - taken
 
     def __contains__(self, key: K) -> bool:
         """Whether the adapter is here; asking does not count as use."""
@@ -78,26 +79,27 @@ class Tier(Generic[K, A]):
         self._nbytes += adapter.nbytes
         self._shrink()
 
-    def reserve(self, nbytes: int, *, at_any_rate: bool = False) -> bool:
+    def reserve(self, key: K, nbytes: int, *, at_any_rate: bool = False) -> bool:
         """Set bytes aside for an adapter that is being made; false when what is in use leaves too few.
 
         `at_any_rate` sets them aside even then. Follows `release`.
         """
-        used = sum(adapter.nbytes for key, adapter in self._adapters.items() if key in self._uses)
-        if used + self._reserved + nbytes > self._budget and not at_any_rate:
+        used = sum(adapter.nbytes for held, adapter in self._adapters.items() if held in self._uses)
+        if used + self._reserved.total() + nbytes > self._budget and not at_any_rate:
             return False
-        self._reserved += nbytes
+        self._reserved[key] += nbytes
         self._shrink()
         return True
 
-    def release(self, nbytes: int) -> None:
+    def release(self, key: K, nbytes: int) -> None:
         """Give back what was reserved."""
-        self._reserved -= nbytes
+        self._reserved[key] -= nbytes
+        self._reserved += Counter()  # forgets the keys that nothing is reserved for any more
 
     @property
     def has_reserved(self) -> bool:
         """Whether adapters are being made."""
-        return self._reserved > 0
+        return self._reserved.total() > 0
 
     @contextmanager
     def in_use(self, keys: frozenset[K]) -> Iterator[None]:
@@ -128,7 +130,7 @@ class Tier(Generic[K, A]):
         return key in self._uses or self._is_pinned(key) or any(key in sizes for sizes in self._expected)
 
     def _shrink(self) -> None:
-        while self._nbytes + self._reserved > self._budget:
+        while self._nbytes + self._reserved.total() > self._budget:
             idle = [key for key in self._adapters if key not in self._uses]
             if not idle:
                 return

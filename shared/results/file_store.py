@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, is_
 LOCK = ".lock"
 UNFINISHED = ".part"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+READING_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +35,9 @@ class FileResults:
 
     A file appears whole or not at all. What a crash of the host leaves is found out by its digest, so
     nothing is forced to the disk. Foreign files in the directory are left alone.
+
+    A disk may hang, and so may the lock, with whoever holds it. That costs threads of the store's own, which
+    nobody waits for: who asks sets the bound.
     """
 
     def __init__(
@@ -48,6 +53,14 @@ class FileResults:
         self._ttl = ttl
         self._most_bytes = most_bytes
         self._clock = clock
+        # One writes at a time anyway. Apart, so that one who waits for the lock holds up no reader.
+        self._writing = ThreadPoolExecutor(1, "results-write")
+        self._reading = ThreadPoolExecutor(READING_THREADS, "results-read")
+
+    def close(self) -> None:
+        """Let go of the threads, without waiting for what still runs on them."""
+        for threads in (self._writing, self._reading):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def put(self, lease: Lease, data: bytes) -> str:
         """Keep the image. A full disk is first relieved of the oldest ones."""
@@ -64,13 +77,13 @@ class FileResults:
     async def _put_named(self, name: str, data: bytes, since: float) -> None:
         if len(data) > self._most_bytes:
             raise ImageTooLarge(len(data), self._most_bytes)
-        await asyncio.to_thread(self._put, name, data, since)
+        await asyncio.get_running_loop().run_in_executor(self._writing, self._put, name, data, since)
 
     async def get(self, name: str) -> bytes:
         """Return the image."""
         if not is_name(name):
             raise ResultGone(GONE)
-        return await asyncio.to_thread(self._get, name)
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._get, name)
 
     def _put(self, name: str, data: bytes, since: float) -> None:
         try:
@@ -99,12 +112,13 @@ class FileResults:
             try:
                 return self._write(name, data, since)
             except OSError as error:
-                kept = sum(each.size for each in self._kept())
-                if error.errno not in NO_SPACE or kept == 0:
+                others = sum(each.size for each in self._others(name))
+                if error.errno not in NO_SPACE or others == 0:
                     raise
-                self._make_room(name, max(0, kept - len(data)))
+                self._make_room(name, max(0, others - max(1, len(data))))
 
     def _write(self, name: str, data: bytes, since: float) -> None:
+        since = max(since, self._since(name))
         part = self._directory / f"{name}.{secrets.token_hex(4)}{UNFINISHED}"
         try:
             part.write_bytes(data)
@@ -114,14 +128,24 @@ class FileResults:
             part.unlink(missing_ok=True)
             raise
 
+    def _since(self, name: str) -> float:
+        """Return the time of what is kept under this name: one who wants it for longer is owed that still."""
+        try:
+            return (self._directory / name).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def _make_room(self, name: str, most_bytes: int) -> None:
         """Delete what is over, and the oldest images until those besides `name` have `most_bytes`."""
-        kept = sorted(self._kept(), key=lambda each: each.since, reverse=True)
         total = 0
-        for each in kept:
-            total += each.size if each.path.name != name else 0
+        for each in sorted(self._others(name), key=lambda each: each.since, reverse=True):
+            total += each.size
             if total > most_bytes or each.since + self._ttl <= self._clock():
                 each.path.unlink(missing_ok=True)
+
+    def _others(self, name: str) -> Iterator[_Kept]:
+        """Yield what may go for `name`; what is kept under it stays until it is replaced."""
+        return (each for each in self._kept() if each.path.name != name)
 
     def _kept(self) -> Iterator[_Kept]:
         for entry in os.scandir(self._directory):

@@ -1,7 +1,7 @@
 """From a URL to a store: which one it is is decided here alone."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,7 +24,8 @@ async def open_results(url: str, *, ttl: int, most_bytes: int) -> AsyncIterator[
     """
     parts = urlsplit(url)
     if parts.scheme == "file":
-        yield FileResults(Path(unquote(parts.path)), ttl=ttl, most_bytes=most_bytes)
+        with closing(FileResults(Path(unquote(parts.path)), ttl=ttl, most_bytes=most_bytes)) as files:
+            yield files
         return
     async with command_client(url) as redis:
         yield RedisResults(redis, ttl=ttl, most_bytes=most_bytes)

@@ -46,8 +46,8 @@ def ours(trace: Sequence[int], budget: int) -> int:
                 hits += 1
                 continue
             nbytes = size_of(adapter)
-            tier.reserve(nbytes)
-            tier.release(nbytes)
+            tier.reserve(adapter, nbytes)
+            tier.release(adapter, nbytes)
             tier.put(adapter, Sized(nbytes))
     return hits
 

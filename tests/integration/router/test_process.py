@@ -1,5 +1,6 @@
 """The process as operators run it: `python -m router`."""
 
+import fcntl
 import http.client
 import os
 import signal
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from deploy.ports import free_ports
+from shared.results.file_store import LOCK
 
 LARGEST_RSS = 150 << 20
 FOREIGN = ("torch", "diffusers", "transformers", "peft", "PIL", "numpy", "worker", "deploy")
@@ -57,6 +59,34 @@ def test_it_serves_in_little_memory_and_ends_when_told(process):
     running.send_signal(signal.SIGTERM)
     assert running.wait(30) == 0
     assert b"Traceback" not in running.stderr.read()
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """The address of a store of files whose lock somebody holds who does not go on."""
+    with (tmp_path / LOCK).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield f"file://{tmp_path}"
+
+
+def test_it_ends_when_told_although_a_thread_waits_for_a_disk_that_hangs(hanging):
+    code = f"""
+import asyncio
+from router.__main__ import end_with
+from shared.results.opening import open_results
+from tests.builders import a_lease
+
+async def main():
+    async with open_results({hanging!r}, ttl=60, most_bytes=100) as results:
+        async with asyncio.timeout(0.1):
+            await results.put(a_lease(), b"image")
+
+try:
+    asyncio.run(main())
+except TimeoutError:
+    end_with(7)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 7
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,26 @@ async def test_it_is_kept_for_longer_than_images_if_its_job_may_wait_for_longer(
         assert len([image for image in await kept(results, names) if image]) < 3
 
 
+async def test_who_wants_it_for_a_shorter_time_takes_nothing_from_who_wants_it_for_longer(opened):
+    async with opened(ttl=1) as results:
+        for seconds in (60.0, 0.5):
+            await results.put_source(BASE, DIGEST, IMAGE, seconds)
+        await asyncio.sleep(1.5)
+        names = [await results.put(a_lease(), IMAGE * 2)]  # what is over goes now
+        assert await kept(results, [source_name(BASE, DIGEST), *names]) == [IMAGE, IMAGE * 2]
+        names.append(await results.put(a_lease(), IMAGE))  # it is counted still, as are all after it
+        found = await kept(results, [source_name(BASE, DIGEST), *names])
+        assert len([image for image in found if image]) < 3
+
+
+async def test_who_wants_it_for_longer_gets_that(opened):
+    async with opened(ttl=1) as results:
+        for seconds in (0.5, 60.0):
+            await results.put_source(BASE, DIGEST, IMAGE, seconds)
+        await asyncio.sleep(1.5)
+        assert await results.get(source_name(BASE, DIGEST)) == IMAGE
+
+
 @pytest.mark.parametrize("name", ["", "x", "../../etc/passwd", ".lock", "0123456789abcdef-1", "a\0b"])
 async def test_no_other_name_is_an_image(results, name):
     await results.put(a_lease(), IMAGE)

@@ -124,6 +124,26 @@ async def test_a_disk_that_others_filled_fails_the_attempt_which_may_be_repeated
     assert images(tmp_path) == []
 
 
+async def test_a_full_disk_takes_an_image_that_it_keeps_already_no_second_time_and_does_not_lose_it(
+    results, tmp_path, clock, monkeypatch
+):
+    attempts = iter(range(5))
+
+    def no_space(*_arguments):
+        assert next(attempts, None) is not None, "it is tried again for ever"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lease = a_lease()
+    name = await results.put(lease, IMAGE)
+    clock.now += 1.0
+    await results.put(a_lease(), b"later")
+    monkeypatch.setattr(Path, "write_bytes", no_space)
+    with pytest.raises(NoRoom):
+        await results.put(lease, IMAGE)
+    assert images(tmp_path) == [name]
+    assert await results.get(name) == IMAGE
+
+
 async def test_a_directory_that_is_none_is_said_so(tmp_path, clock):
     (tmp_path / "file").touch()
     results = FileResults(tmp_path / "file", ttl=60, most_bytes=1 << 20, clock=clock)

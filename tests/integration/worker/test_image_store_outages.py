@@ -1,6 +1,8 @@
-"""The server that images are written to is away, and that of the queue is not."""
+"""What images are written to is away or hangs, and the server of the queue does not."""
 
 import asyncio
+import fcntl
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +12,13 @@ import pytest
 from shared.config import WorkerConfig
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus
+from shared.results.file_store import LOCK
 from tests.builders import BASE, a_job
-from tests.integration.worker.conftest import LEASE, QueueUser, StartWorker, until
+from tests.integration.worker.conftest import LEASE, QueueUser, StartProcess, StartWorker, until
 from tests.null_engine import NullEngine
 from tests.servers import DURABLE, Server, Servers
+from worker import settlement
+from worker.exit_codes import ExitCode
 
 
 @pytest.fixture
@@ -78,3 +83,58 @@ async def test_a_job_that_is_cancelled_meanwhile_ends_without_the_store(
 
     record = await queue.ended(job)
     assert (record.status, record.crashes) == (JobStatus.CANCELLED, 0)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[str]:
+    """The address of a store of files whose lock somebody holds who does not go on."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with (folder / LOCK).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield f"file://{folder}"
+
+
+@pytest.fixture
+def stuck(config: WorkerConfig, hanging: str) -> WorkerConfig:
+    """The configuration of a worker whose images go there."""
+    return replace(config, common=replace(config.common, results_url=hanging))
+
+
+async def test_a_store_that_hangs_costs_the_job_and_nobody_a_crash(
+    queue: QueueUser, start_worker: StartWorker, stuck: WorkerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settlement, "SHORTEST_CALL", 0.1)
+    start_worker(config=stuck)
+    job = await queue.add(a_job(adapters=(), timeout=2.0))
+
+    record = await queue.ended(job)
+    assert record.error is not None
+    assert (record.status, record.error.code) == (JobStatus.FAILED, ErrorCode.JOB_EXPIRED)
+    assert (record.attempts, record.crashes) == (1, 0)
+    assert await queue.jobs.depth() == (0, 0)
+
+
+async def test_a_job_that_is_cancelled_meanwhile_does_not_wait_for_a_store_that_hangs(
+    queue: QueueUser, start_worker: StartWorker, stuck: WorkerConfig
+) -> None:
+    worker = start_worker(NullEngine(BASE), config=stuck)
+    job = await queue.add(a_job(adapters=(), timeout=3600.0))
+    await drawn(worker.engine)
+    await queue.jobs.cancel(job)
+
+    record = await queue.ended(job)
+    assert (record.status, record.crashes) == (JobStatus.CANCELLED, 0)
+
+
+async def test_a_worker_told_to_stop_does_not_wait_for_a_store_that_hangs(
+    queue: QueueUser, start_process: StartProcess, hanging: str
+) -> None:
+    worker = start_process(variables={"WARMBASE_RESULTS_URL": hanging, "WARMBASE_DRAIN": "0.2"})
+    job = await queue.add(a_job(adapters=(), timeout=3600.0))
+    await queue.drawing(job, steps=4)
+    worker.signal(signal.SIGTERM)
+
+    assert await worker.exit_code() == ExitCode.STOPPED
+    record = await queue.record(job)
+    assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)

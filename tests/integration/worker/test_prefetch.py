@@ -8,12 +8,14 @@ import pytest
 
 from deploy.local_hub.faults import FaultRule
 from shared.config import WorkerConfig
-from shared.jobs import Job, JobStatus
-from shared.queue.terms import Mode, QueueSettings
+from shared.jobs import Job, JobId, JobStatus
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Lease, Mode, QueueSettings
 from shared.sealing import Sealer
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import (
     LEASE,
+    PATIENCE,
     SECRET,
     Hub,
     LocalWorker,
@@ -262,6 +264,74 @@ async def test_a_worker_told_to_stop_gives_back_what_it_does_not_draw_and_ends(
     assert await worker.stop() is ExitCode.STOPPED
     record = await queue.record(staged)
     assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
+
+
+async def stage_slow_ones(queue: QueueUser, hub: Hub, count: int) -> list[JobId]:
+    """Add jobs whose adapters do not come, and return them once a worker has claimed them."""
+    repos = [f"someone/slow-{number}" for number in range(count)]
+    for repo in repos:
+        hub.write(repo, repo.encode())
+    staged = [await queue.add(a_job(adapters=(ref,))) for ref in await hub.pinned(*repos)]
+
+    async def are_staged() -> bool:
+        return all([(await queue.record(job)).status is JobStatus.RUNNING for job in staged])
+
+    await until(are_staged)
+    return staged
+
+
+async def test_a_worker_told_to_stop_gives_back_all_at_the_same_time(
+    queue: QueueUser,
+    start_worker: StartWorker,
+    hub: Hub,
+    held_downloads: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = start_worker()
+    staged = await stage_slow_ones(queue, hub, MOST_FAR)
+    under_way = asyncio.Barrier(len(staged))
+    release = JobQueue.release
+
+    async def release_with_the_others(jobs: JobQueue, lease: Lease) -> bool:
+        await under_way.wait()
+        return await release(jobs, lease)
+
+    monkeypatch.setattr(JobQueue, "release", release_with_the_others)
+    async with asyncio.timeout(PATIENCE):
+        assert await worker.stop() is ExitCode.STOPPED
+    for job in staged:
+        assert (await queue.record(job)).status is JobStatus.QUEUED
+    assert worker.finished(Outcome.RELEASED) == len(staged)
+
+
+async def test_a_second_signal_is_heard_while_what_is_not_drawn_is_given_back(
+    queue: QueueUser,
+    start_worker: StartWorker,
+    hub: Hub,
+    held_downloads: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = start_worker(a_slow_engine())
+    (staged,) = await stage_slow_ones(queue, hub, 1)
+    drawn = await queue.add(endless())
+    await queue.drawing(drawn)
+    given_back = asyncio.Event()
+    release = JobQueue.release
+
+    async def release_the_drawn_one_first(jobs: JobQueue, lease: Lease) -> bool:
+        if lease.job.id == drawn:
+            given_back.set()
+        await given_back.wait()
+        return await release(jobs, lease)
+
+    monkeypatch.setattr(JobQueue, "release", release_the_drawn_one_first)
+    worker.app.stop()
+    async with asyncio.timeout(PATIENCE / 2):  # less than what the job gets to end
+        assert await worker.stop() is ExitCode.STOPPED
+    assert worker.finished(Outcome.RELEASED) == 2
+    for job in (drawn, staged):
+        record = await queue.record(job)
+        assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
 
 
 async def test_a_process_that_prefetches_ends_promptly_with_0(

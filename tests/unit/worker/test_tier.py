@@ -1,3 +1,4 @@
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -32,7 +33,7 @@ class TierLaws(RuleBasedStateMachine):
         self.held: dict[str, Blob] = {}
         self.used: list[frozenset[str]] = []
         self.expected: list[frozenset[str]] = []
-        self.reserved = 0
+        self.reservations_of: Counter[str] = Counter()
 
     def evicted(self) -> None:
         self.evictions += 1
@@ -47,20 +48,21 @@ class TierLaws(RuleBasedStateMachine):
     def use(self, key: str) -> None:
         assert self.tier.use(key) is self.held.get(key)
 
-    @rule(target=reservations, size=SIZES, at_any_rate=st.booleans())
-    def reserve(self, size: int, at_any_rate: bool) -> int:
+    @rule(target=reservations, key=KEYS, size=SIZES, at_any_rate=st.booleans())
+    def reserve(self, key: str, size: int, at_any_rate: bool) -> tuple[str, int]:
         used = sum(blob.nbytes for key, blob in self.held.items() if key in self._in_use())
         fits = used + self.reserved + size <= self.budget
-        assert self.tier.reserve(size, at_any_rate=at_any_rate) is (fits or at_any_rate)
+        assert self.tier.reserve(key, size, at_any_rate=at_any_rate) is (fits or at_any_rate)
         taken = size if fits or at_any_rate else 0
-        self.reserved += taken
+        self.reservations_of[key] += taken
         self._check_evictions()
-        return taken
+        return key, taken
 
-    @rule(size=consumes(reservations))
-    def release(self, size: int) -> None:
-        self.tier.release(size)
-        self.reserved -= size
+    @rule(reservation=consumes(reservations))
+    def release(self, reservation: tuple[str, int]) -> None:
+        key, size = reservation
+        self.tier.release(key, size)
+        self.reservations_of[key] -= size
 
     @rule(target=uses, keys=st.frozensets(KEYS, min_size=1, max_size=3))
     def begin_use(self, keys: frozenset[str]) -> object:
@@ -102,8 +104,13 @@ class TierLaws(RuleBasedStateMachine):
     def what_fits_into_the_room_pushes_out_nothing_that_is_wanted(self) -> None:
         wanted = self._in_use() | self._wanted()
         here = sum(blob.nbytes for key, blob in self.held.items() if key in wanted)
-        coming = 5 * len(set().union(*self.expected) - self.held.keys())
+        not_here = set().union(*self.expected) - self.held.keys()
+        coming = sum(max(0, 5 - self.reservations_of[key]) for key in not_here)
         assert self.tier.room == self.budget - here - coming - self.reserved
+
+    @property
+    def reserved(self) -> int:
+        return self.reservations_of.total()
 
     def _in_use(self) -> set[str]:
         return set().union(*self.used)
@@ -138,6 +145,16 @@ def test_an_adapter_larger_than_the_budget_stays_only_while_it_is_in_use() -> No
     assert tier.nbytes == 0
 
 
+def test_one_that_is_declared_and_being_made_takes_its_place_once() -> None:
+    tier = Tier[str, Blob](10)
+    with tier.expected({"coming": 6}):
+        assert tier.reserve("coming", 6)
+        assert tier.room == 4
+        tier.release("coming", 6)
+        tier.put("coming", Blob(6))
+        assert tier.room == 4
+
+
 def test_an_adapter_that_two_jobs_use_stays_until_both_have_ended() -> None:
     tier = Tier[str, Blob](0)
     with tier.in_use(frozenset({"shared"})):
@@ -153,7 +170,7 @@ def test_what_was_used_last_stays_of_two_that_are_alike() -> None:
         tier.use(key)
         tier.put(key, Blob(10))
     tier.use("a")
-    assert tier.reserve(1)
+    assert tier.reserve("c", 1)
     assert ("a" in tier, "b" in tier) == (True, False)
 
 
@@ -162,7 +179,7 @@ def test_a_large_adapter_goes_before_several_small_ones_that_are_used_as_much() 
     for key, size in (("small", 5), ("large", 20), ("other", 5)):
         tier.use(key)
         tier.put(key, Blob(size))
-    assert tier.reserve(5)
+    assert tier.reserve("new", 5)
     assert ("small" in tier, "other" in tier, "large" in tier) == (True, True, False)
 
 
