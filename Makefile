@@ -62,9 +62,11 @@ bench: $(VENV)/dev.stamp ## Measure, and print ratios against the reference arms
 bench-other-queues: $(VENV)/dev.stamp ## Measure other queues for Redis beside ours (installs them into build/).
 	$(BIN)/python tests/bench/other_queues.py
 
-bench-gpu: $(VENV)/dev.stamp ## Measure on a CUDA device.
+NO_CUDA = PyTorch finds no CUDA device: it needs a GPU, its driver, and a CUDA build of torch in $(VENV)
+bench-gpu: $(VENV)/dev.stamp ## Test and measure on a CUDA device, with SDXL in full width and random weights (8 minutes).
+	@$(BIN)/python -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else '$(NO_CUDA)')"
 	$(BIN)/python -m pytest tests/gpu
-	$(BIN)/python tests/bench/swap.py --device cuda
+	OMP_WAIT_POLICY=passive $(BIN)/python tests/bench/swap.py --device cuda --full
 
 contact-sheet: $(VENV)/demo.stamp ## Draw docs/contact-sheet.png from a running demo.
 	$(BIN)/python -m deploy.demo.contact_sheet --out docs/contact-sheet.png

@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 
 from shared.jobs import GenerationParams
 from shared.refs import RepoId
-from tests.bench import swap
+from tests.bench import swap_bases, swap_figures, swap_reference
 from worker.engine.contract import AdapterFault
 from worker.engine.diffusers_engine import DiffusersEngine
 from worker.engine.load import open_base
@@ -31,26 +31,26 @@ BASES = ("shapes-xl", "shapes-sd")
 
 def main() -> int:
     """Compare on each base of the demo."""
-    swap.quieten()
-    print(swap.machine("cpu"))
-    good = [compare(name) for name in BASES if (swap.HUB / name / "model_index.json").is_file()]
+    swap_figures.quieten()
+    print(swap_figures.machine("cpu"))
+    good = [compare(name) for name in BASES if (swap_bases.HUB / name / "model_index.json").is_file()]
     return int(not all(good))
 
 
 def compare(base: str) -> bool:
     """Print a line for each adapter that fits, and one for the base; return whether all is well."""
-    snapshot = Snapshot(folder=swap.HUB / base, revision=swap.COMMIT, variant=None)
+    snapshot = Snapshot(folder=swap_bases.HUB / base, revision=swap_bases.COMMIT, variant=None)
     engine = open_base(RepoId("bench/base"), snapshot, device=torch.device("cpu"), dtype=torch.float32)
     bare = ours(engine)
     worst = 0
     active = []
     print(f"\n{base:56} from diffusers (max)   from the base (mean)")
-    for path in sorted(swap.HUB.glob("*/*.safetensors")):
+    for path in sorted(swap_bases.HUB.glob("*/*.safetensors")):
         try:
             adapter = engine.ingest(path)
         except AdapterFault:
             continue
-        active.append(swap.activation(adapter, path))
+        active.append(swap_bases.activation(adapter, path))
         engine.activate(active[-1:])
         picture = ours(engine)
         apart = int(np.abs(picture - theirs(engine, path)).max())
@@ -72,9 +72,9 @@ def ours(engine: DiffusersEngine) -> np.ndarray:
 
 def theirs(engine: DiffusersEngine, path: Path) -> np.ndarray:
     """Draw with a fresh pipeline: what plain diffusers does for one adapter, and nothing else."""
-    pipeline = DiffusionPipeline.from_pretrained(swap.HUB / _base_of(engine), safety_checker=None)
+    pipeline = DiffusionPipeline.from_pretrained(swap_bases.HUB / _base_of(engine), safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    swap.load(pipeline, path)
+    swap_reference.load(pipeline, path)
     image = pipeline(
         PARAMS.prompt,
         num_inference_steps=engine.info.default_steps,

@@ -29,7 +29,8 @@ import torch
 from shared.refs import AdapterRef
 from tests import adapter_files as files
 from tests.bench.one_worker import OneWorker, a_job_of, one_worker
-from tests.bench.swap import HUB, demo_engine, quieten
+from tests.bench.swap_bases import HUB, demo_engine
+from tests.bench.swap_figures import quieten
 from tests.builders import BASE
 from tests.null_engine import NullEngine
 from worker.engine.diffusers_engine import DiffusersEngine

@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tests.bench.swap import HUB, demo_engine, machine, quieten
+from tests.bench.swap_bases import HUB, demo_engine
+from tests.bench.swap_figures import machine, quieten
 from tests.builders import some_params
 from worker.__main__ import SWITCH_INTERVAL
 

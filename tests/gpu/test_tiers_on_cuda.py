@@ -1,5 +1,6 @@
 """Adapters in pinned memory and on the device: the same weights come out of either."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,4 +78,39 @@ def test_adapters_from_the_device_and_from_ram_are_swapped_in_together(tmp_path:
         engine.activate([Activation(ref=ref, adapter=each) for each in (adapter, second)])
         seen.append({name: weight.clone() for name, weight in engine._targets.weights.items()})
     assert all(torch.equal(weight, seen[1][name]) for name, weight in seen[0].items())
+    engine.verify()
+
+
+def test_adapters_are_raised_on_another_thread_while_swaps_run(tmp_path: Path) -> None:
+    pipeline = tiny_xl().to("cuda", torch.bfloat16)
+    snapshot = Snapshot(folder=Path(), revision=COMMIT, variant=None)
+    engine = DiffusersEngine(pipeline, describe(RepoId("tests/tiny"), snapshot, pipeline))
+    ref = AdapterRef(repo=RepoId("tests/a"), revision=Revision(COMMIT), weight_name="a.safetensors")
+    targets = files.linears(pipeline, "unet")
+    adapters = [
+        engine.ingest(
+            files.write(
+                tmp_path / f"{seed}.safetensors",
+                files.peft(files.random_layers(pipeline, targets, rank=lambda _: 32, seed=seed)),
+            )
+        )
+        for seed in range(2)
+    ]
+
+    def swapped_in(adapter: CanonicalAdapter) -> dict[str, torch.Tensor]:
+        engine.activate([Activation(ref=ref, adapter=adapter)])
+        return {name: weight.clone() for name, weight in engine._targets.weights.items()}
+
+    alone = [swapped_in(adapter) for adapter in adapters]
+    with ThreadPoolExecutor(1) as beside:
+        # most are let go at once: the next one gets their memory, and must not have it too early
+        raising = beside.submit(lambda: [engine.raise_up(adapters[n % 2]) for n in range(100)][-2:])
+        turn = 0
+        while not raising.done() or turn < 4:
+            seen = swapped_in(adapters[turn % 2])
+            assert all(torch.equal(weight, alone[turn % 2][name]) for name, weight in seen.items())
+            turn += 1
+    for raised, expected in zip(raising.result(), alone, strict=True):
+        assert raised is not None
+        assert all(torch.equal(weight, expected[name]) for name, weight in swapped_in(raised).items())
     engine.verify()
