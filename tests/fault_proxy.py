@@ -100,6 +100,13 @@ class Link:
         self._commands.clear()
         self._replies.clear()
 
+    def strand(self) -> None:
+        """Hand nothing on for good of the connections there are, not even an end. New ones are welcome."""
+        self.black_hole()
+        self._commands, self._replies = asyncio.Event(), asyncio.Event()
+        self._commands.set()
+        self._replies.set()
+
     def hold_replies(self) -> None:
         """Be a black hole on the way back: the server does what it is told, and nobody learns of it."""
         self._replies.clear()
@@ -137,7 +144,7 @@ class Link:
         if self._listening is None:  # accepted in the moment of the end
             writer.transport.abort()
             return
-        connection = _Connection(client=_End(reader, writer))
+        connection = _Connection(_End(reader, writer), self._commands, self._replies)
         carrying = asyncio.create_task(self._carry(connection), name="carry a connection")
         self._carrying[carrying] = connection
         carrying.add_done_callback(self._carrying.pop)
@@ -152,7 +159,7 @@ class Link:
                 group.create_task(self._take_commands(connection.client, to_server))
                 group.create_task(self._give_commands(connection, connection.server, to_server))
                 group.create_task(self._take_replies(connection, connection.server, to_client))
-                group.create_task(self._give_replies(connection.client, to_client))
+                group.create_task(self._give_replies(connection, to_client))
         except* (_Ended, OSError):
             await connection.close()
         finally:
@@ -164,7 +171,7 @@ class Link:
         await way.put((self._arrival(), b""))
 
     async def _give_commands(self, connection: "_Connection", server: "_End", way: "_Way") -> NoReturn:
-        while piece := await _next(way, self._commands):
+        while piece := await _next(way, connection.commands):
             if self._losses_left and self._to_lose in piece:
                 self._losses_left -= 1
                 connection.loses_reply = True
@@ -179,9 +186,9 @@ class Link:
             await way.put((self._arrival(), piece))
         await way.put((self._arrival(), b""))
 
-    async def _give_replies(self, client: "_End", way: "_Way") -> NoReturn:
-        while piece := await _next(way, self._replies):
-            await client.write(piece)
+    async def _give_replies(self, connection: "_Connection", way: "_Way") -> NoReturn:
+        while piece := await _next(way, connection.replies):
+            await connection.client.write(piece)
         raise _Ended
 
     def _arrival(self) -> float:
@@ -223,6 +230,8 @@ class _End:
 @dataclass(slots=True)
 class _Connection:
     client: _End
+    commands: asyncio.Event
+    replies: asyncio.Event
     server: _End | None = None
     loses_reply: bool = False
 

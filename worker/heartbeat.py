@@ -134,17 +134,28 @@ class Heartbeat:
             await self._reached(pools.withdraw(self._worker))
 
     async def _renew(self, queue: JobQueue) -> None:
-        while not self._stopping.is_set():
-            self._check_stall()
-            held = self._jobs.all()
-            if held:
-                progress = [running.progress for running in held]
-                states = await self._reached(queue.heartbeat(self._worker.id, progress)) or {}
-                for running in held:
-                    state = states.get(running.lease.job.id, LeaseState.HELD)
-                    if state is not LeaseState.HELD:
-                        running.stop(state)
-            await self._pause(self._stopping)
+        async with asyncio.TaskGroup() as beats:
+            while not self._stopping.is_set():
+                self._check_stall()
+                beat = beats.create_task(self._beat(queue))
+                await asyncio.wait([beat], timeout=self._period)
+                # One that is not heard in time may be in a dead connection, which takes most of a lease to
+                # show. The next one takes another connection. The late one is not ended: where the network
+                # is slow, it is on its way.
+                if beat.done():
+                    await self._pause(self._stopping)
+
+    async def _beat(self, queue: JobQueue) -> None:
+        """Renew the leases, and stop the jobs whose lease is not held any more."""
+        held = self._jobs.all()
+        if not held:
+            return
+        progress = [running.progress for running in held]
+        states = await self._reached(queue.heartbeat(self._worker.id, progress)) or {}
+        for running in held:
+            state = states.get(running.lease.job.id, LeaseState.HELD)
+            if state is not LeaseState.HELD:
+                running.stop(state)
 
     async def _keep_house(self, queue: JobQueue, pools: PoolDirectory) -> None:
         while not self._stopping.is_set():

@@ -114,6 +114,19 @@ async def test_what_is_lost_on_the_way_comes_later(link):
         assert time.monotonic() - begin >= 2 * RETRANSMISSION
 
 
+async def test_stranded_connections_are_silent_for_good_and_new_ones_are_not(link):
+    async with a_client(link, 0.3) as known:
+        await known.ping()
+        link.strand()
+        with pytest.raises(NoReply):
+            await known.ping()
+        async with a_client(link, 0.3) as fresh:
+            assert await fresh.ping()
+            link.black_hole()
+            with pytest.raises(NoReply):
+                await fresh.ping()
+
+
 async def test_a_black_hole_takes_commands_and_new_connections_without_a_word(link, redis):
     async with a_client(link, 0.3) as known, a_client(link, 0.3) as fresh:
         await known.ping()

@@ -11,7 +11,7 @@ from shared.jobs import JobStatus
 from shared.redis_client import REPLY_SECONDS
 from tests.builders import BASE, a_job, some_params
 from tests.fault_proxy import FaultProxy, Link
-from tests.integration.worker.conftest import LocalWorker, QueueUser, StartWorker, until
+from tests.integration.worker.conftest import LEASE, LocalWorker, QueueUser, StartWorker, until
 from tests.null_engine import NullEngine
 from worker.app import JOINING
 from worker.metrics import Outcome
@@ -66,6 +66,22 @@ async def test_a_worker_in_a_silence_loses_its_job_to_another_and_rejoins_by_its
     assert (await queue.ended(await queue.add(a_job(adapters=())))).status is JobStatus.SUCCEEDED
     assert cut_off.finished(Outcome.SUCCEEDED) == 1
     assert await queue.record(job) == record
+
+
+async def test_connections_that_die_without_a_word_cost_no_lease(
+    queue: QueueUser, start_worker: StartWorker, far: WorkerConfig, link: Link
+) -> None:
+    start_worker(NullEngine(BASE, step_seconds=0.02), config=far)
+    job = await queue.add(a_job(adapters=(), params=some_params(steps=300)))
+    await queue.drawing(job)
+    for _ in range(2):  # the first one may be noticed by an announcement
+        link.strand()
+        await asyncio.sleep(LEASE / 2)
+    await asyncio.sleep(LEASE)
+    assert await queue.jobs.reap() == 0
+
+    record = await queue.ended(job)
+    assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 1, 0)
 
 
 async def test_a_worker_that_no_router_can_see_yet_is_not_ready(

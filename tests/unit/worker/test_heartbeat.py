@@ -1,17 +1,19 @@
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from shared.errors import QueueUnavailable
-from shared.queue.terms import QueueSettings
-from tests.builders import a_worker
+from shared.jobs import JobId, WorkerId
+from shared.queue.terms import LeaseState, Progress, QueueSettings
+from tests.builders import a_lease, a_worker
 from worker.exit_codes import ExitCode
 from worker.heartbeat import Heartbeat
 from worker.pulse import Pulse
-from worker.running import RunningJobs
+from worker.running import RunningJob, RunningJobs
 
 
 def a_heartbeat(**changes: Any) -> Heartbeat:
@@ -70,6 +72,38 @@ class ScriptedServer:
         for _ in range(count + 1):  # the first may have begun before
             self.announced.clear()
             await self.announced.wait()
+
+
+@dataclass(slots=True)
+class SlowServer:
+    """Stands in for the queue: its answer to the first beat waits, all others are there at once."""
+
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    beats: int = 0
+    beat_again: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def heartbeat(self, _worker: WorkerId, jobs: Sequence[Progress]) -> dict[JobId, LeaseState]:
+        self.beats += 1
+        if self.beats > 1:
+            self.beat_again.set()
+            return {}
+        await self.answers.wait()
+        return {progress.lease.job.id: LeaseState.CANCELLED for progress in jobs}
+
+
+async def test_a_beat_that_is_not_heard_in_time_holds_up_no_other_and_counts_when_it_is() -> None:
+    jobs, running = RunningJobs(), RunningJob(a_lease())
+    jobs.add(running)
+    heartbeat, slow = a_heartbeat(jobs=jobs), SlowServer()
+    server: Any = slow
+    renewing = asyncio.create_task(heartbeat._renew(server))
+    await slow.beat_again.wait()
+    assert running.state is LeaseState.HELD
+
+    slow.answers.set()
+    heartbeat._stopping.set()
+    await renewing
+    assert running.state is LeaseState.CANCELLED
 
 
 async def test_the_worker_hears_of_an_announcement_that_the_server_has_taken_and_of_no_other() -> None:
