@@ -29,7 +29,8 @@ def main() -> None:
     """Measure and print."""
     arguments = parse()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", PINNED_EXACTLY)
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # as `load_engine` does
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", PINNED_EXACTLY)
     with tempfile.TemporaryDirectory() as folder:
         measure(arguments, Path(folder))
 
