@@ -15,8 +15,8 @@ local until_now = string.format('%.0f', now)
 local expired = redis.call('ZRANGE', INDEX, '-inf', until_now, 'BYSCORE', 'LIMIT', 0, MOST_EXPIRED)
 for _, member in ipairs(expired) do sum = sum - forget(member) end
 
--- one who wants the same for longer is owed that still
-local lasts = math.max(ttl * 1000, redis.call('PTTL', IMAGE))
+-- one who wants the same for longer is owed that still, up to the half second that TTL leaves out
+local lasts = math.max(ttl, redis.call('TTL', IMAGE))
 -- a repeated call brings the same data
 if redis.call('ZREM', INDEX, entry(#data, IMAGE)) == 1 then sum = sum - #data end
 
@@ -26,10 +26,10 @@ while sum + #data > cap do
   sum = sum - size
 end
 
-redis.call('SET', IMAGE, data, 'PX', lasts)
-redis.call('ZADD', INDEX, string.format('%.0f', now + lasts * 1000), entry(#data, IMAGE))
+redis.call('SET', IMAGE, data, 'EX', lasts)
+redis.call('ZADD', INDEX, string.format('%.0f', now + lasts * 1000000), entry(#data, IMAGE))
 -- some are kept for longer than others, and none is in no index
-local longest = math.max(math.ceil(lasts / 1000), redis.call('TTL', INDEX))
+local longest = math.max(lasts, redis.call('TTL', INDEX))
 redis.call('EXPIRE', INDEX, longest)
 set_total(sum + #data, longest)
 return nil
