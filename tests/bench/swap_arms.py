@@ -164,9 +164,9 @@ def report(engine: DiffusersEngine, reference: Any, group: Group, rounds: int) -
         engine.activate(wanted[number % 2])
     median = {arm: statistics.median(seconds) for arm, seconds in took.items()}
     print_medians(engine, group, floors[0], median, f"median of {rounds}, min {min(took['swap']) * 1e3:.2f}")
-    bare, active = eager_steps(engine, wanted[0], rounds)
+    active, ratio = eager_steps(engine, wanted[0], rounds)
     bar = bars_of(engine, group.nbytes).step
-    row("denoising step", active, f"{active / bare:.4f} x without an adapter (bar: {bar})")
+    row("denoising step", active, f"{ratio:.4f} x without an adapter (bar: {bar})")
     apart = difference(engine, reference, adapters[0], paths[0])
     print(f"  largest difference of a weight from fuse_lora's: {apart:.1e}")
     engine.verify()
@@ -199,9 +199,9 @@ def report_compiled(engine: DiffusersEngine, groups: Sequence[Group], rounds: in
     """Print what a step takes once the denoiser is compiled, for good; on a CPU, that it stays so."""
     print(f"\ncompiled{'' if on_cuda(engine) else ', in one untimed round'}")
     found = compiled_steps(engine, [group.wanted(group.adapters)[0] for group in groups], rounds)
-    for group, (bare, active) in zip(groups, found, strict=True):
+    for group, (active, ratio) in zip(groups, found, strict=True):
         if on_cuda(engine):
             name, bar = f"denoising step, {group.nbytes / 1e6:.1f} MB", bars_of(engine, group.nbytes).step
-            row(name, active, f"{active / bare:.4f} x without an adapter (bar: {bar})")
+            row(name, active, f"{ratio:.4f} x without an adapter (bar: {bar})")
     engine.verify()
     print("  no swap had anything compiled anew")
