@@ -49,7 +49,7 @@ def image_headers(record: JobRecord, result: JobResult) -> dict[str, str]:
 def _adapters_header(result: JobResult) -> str:
     """Return the adapters that were in the weights as JSON, without what was not asked for.
 
-    Clients and proxies refuse long headers: then parts and schedules are left out, which stand in the job.
+    Clients and proxies refuse long headers: then parts and schedules are left out, which the request had.
     """
     views = [
         {name: value for name, value in asdict(adapter).items() if value != ()} for adapter in result.adapters
