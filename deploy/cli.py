@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 
 from deploy.plan import UpOptions, choose_bases
 from shared.errors import InvalidRequest
@@ -23,6 +24,8 @@ def main(
     environ: Mapping[str, str] = os.environ,  # noqa: TID251 - children inherit it
 ) -> int:
     """Run the command; return its exit code: 0 for a wanted end, 1 for a failure, 2 for bad arguments."""
+    if isinstance(sys.stdout, TextIOWrapper):  # what is shown may hold what the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = build_parser()
     parsed, rest = parser.parse_known_args(arguments)
     if parsed.command in _PROCESSES:

@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from io import TextIOWrapper
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -50,8 +49,6 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     asked = parser.parse_args(or_list(arguments))
     if asked.command in _ON_JOBS and bool(asked.jobs) == bool(asked.all):
         parser.error(f"{asked.command}: name either jobs, or their base with --all")
-    if isinstance(sys.stdout, TextIOWrapper):  # a prompt may hold what the terminal's encoding has not
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         url = asked.redis or redis_url(environ)
     except ConfigError as error:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from io import TextIOWrapper
 from pathlib import Path
 
 import aiohttp
@@ -58,9 +57,6 @@ class Ports:
 
 def main(options: UpOptions, environ: Mapping[str, str]) -> int:
     """Run everything until a signal or the death of a part; return the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # what parts say may hold what the terminal's encoding has not
-            stream.reconfigure(errors="backslashreplace")
     screen = open_screen(sys.stdout, environ)
     try:
         death = asyncio.run(_run(options, _machine(environ), _ports(options), screen))

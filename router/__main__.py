@@ -1,17 +1,14 @@
 """`python -m router`: read the configuration, serve until told to stop."""
 
 import argparse
-import logging
-import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from aiohttp import web
 
 from router.app import create_app
 from shared.config import ConfigError, router_config
-from shared.logs import configure_logging
+from shared.logs import configure_logging, end_process
 
 DRAIN_SECONDS = 20.0
 """Requests under way get this long after SIGTERM; then aiohttp cancels them and waits as long again."""
@@ -63,12 +60,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def end_with(code: int) -> NoReturn:
-    """End the process with this exit code."""
-    logging.shutdown()
-    # The interpreter would first wait for its threads: for a disk that never answers.
-    os._exit(code)
-
-
 if __name__ == "__main__":
-    end_with(main())
+    end_process(main())

@@ -5,12 +5,14 @@ Messages are constant; what varies goes into `extra`, with an `action` that name
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import NoReturn
 
 _context: ContextVar[dict[str, str] | None] = ContextVar("log_context", default=None)
 _SIGNED = re.compile(r"""(https?://[^\s"'?\\]+)\?[^\s"'\\]*""")
@@ -60,3 +62,12 @@ def configure_logging(level: str) -> None:
     # They log each request and all headers.
     for client in ("httpx2", "httpcore2"):
         logging.getLogger(client).setLevel(logging.WARNING)
+
+
+def end_process(code: int) -> NoReturn:
+    """End the process with this exit code, once what was logged is written.
+
+    The interpreter would first wait for all threads: for a download, a disk that never answers, or a kernel.
+    """
+    logging.shutdown()
+    os._exit(code)

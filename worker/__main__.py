@@ -3,14 +3,13 @@
 import argparse
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 from shared.config import ConfigError, worker_config
-from shared.logs import configure_logging
+from shared.logs import configure_logging, end_process
 from worker.app import WorkerApp
 from worker.assembly import load_engine
 from worker.exit_codes import ExitCode
@@ -81,9 +80,7 @@ def end_with(app: WorkerApp[Any]) -> NoReturn:
     except Exception:
         logger.exception("the worker failed", extra={"action": "worker_failed"})
         code = ExitCode.UNFORESEEN
-    logging.shutdown()
-    # The interpreter would first wait for its threads: for a download, or for a kernel that never returns.
-    os._exit(code)
+    end_process(code)
 
 
 if __name__ == "__main__":

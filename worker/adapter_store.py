@@ -57,8 +57,8 @@ class AdapterStore(Generic[A]):
     """Ingested adapters of one base. Lives on one event loop; blocking work goes to threads.
 
     A hit in RAM or on disk is given to any job that names the file. Whether the caller may read it was asked
-    by the router, with the caller's own token; the store cannot ask again, because a
-    job's token may be older than a grant that was withdrawn, and a worker speaks for nobody.
+    by the router, with the caller's own token; the store cannot ask again, because a job's token may be older
+    than a grant that was withdrawn, and a worker speaks for nobody.
     """
 
     def __init__(
@@ -150,9 +150,8 @@ class AdapterStore(Generic[A]):
             return
         for file, adapter in zip(map(weight_file, refs), adapters, strict=True):
             self._metrics.looked_up(TierName.GPU, hit=self._gpu.holds(file))
-            with self._gpu.expected(file, adapter.nbytes) as fits:
-                if fits:
-                    await self._gpu.raise_ahead(file, adapter)
+            async with self._gpu.ahead(file, adapter):
+                pass  # what keeps it from now on is `expected`
 
     @contextmanager
     def expected(self, refs: Sequence[AdapterRef]) -> Iterator[None]:
@@ -181,9 +180,7 @@ class AdapterStore(Generic[A]):
             if self._gpu is None:
                 yield True
                 return
-            with self._gpu.expected(file, adapter.nbytes) as fits:
-                if fits:
-                    await self._gpu.raise_ahead(file, adapter)
+            async with self._gpu.ahead(file, adapter):
                 yield True
 
     async def _ahead_on_disk(self, ref: AdapterRef) -> int | None:

@@ -25,7 +25,7 @@ from worker.idle_time import IdleTime
 from worker.metrics import WorkerMetrics
 from worker.pictures import read_picture
 from worker.pulse import Pulse
-from worker.running import RunningJob
+from worker.running import RunningJob, within
 
 A = TypeVar("A", bound=Adapter)
 T = TypeVar("T")
@@ -253,11 +253,5 @@ def _warnings(activations: Sequence[Activation[A]]) -> tuple[str, ...]:
 
 async def _in_time(running: RunningJob, fetching: Awaitable[T]) -> T:
     """Return what `fetching` gives, unless the job is stopped or its timeout passes first."""
-    limit = asyncio.timeout(running.remaining)
-    try:
-        async with limit:
-            return await running.unless_stopped(fetching)
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise JobExpired("the job's timeout passed while what it needs was fetched") from error
+    late = JobExpired("the job's timeout passed while what it needs was fetched")
+    return await within(running.remaining, running.unless_stopped(fetching), late)

@@ -1,9 +1,9 @@
 """The GPU tier: adapters moved into idle memory of the device ahead of their swap."""
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Generic, TypeVar
 
 from worker.engine.contract import Adapter
@@ -43,19 +43,16 @@ class GpuTier(Generic[K, A]):
         """Return the adapter as it is here, moved now if it fits; else `adapter`, as it is in RAM."""
         return self._tier.use(key) or await self._raise(key, adapter) or adapter
 
-    @contextmanager
-    def expected(self, key: K, nbytes: int) -> Iterator[bool]:
-        """Give whether the adapter fits beside what is wanted here, and keep its place while inside."""
-        if key not in self._tier and nbytes > self._tier.room:
-            yield False
+    @asynccontextmanager
+    async def ahead(self, key: K, adapter: A) -> AsyncIterator[None]:
+        """Have the adapter here while inside, if it fits beside what is wanted here."""
+        if key not in self._tier and adapter.nbytes > self._tier.room:
+            yield
             return
-        with self._tier.expected({key: nbytes}):
-            yield True
-
-    async def raise_ahead(self, key: K, adapter: A) -> None:
-        """Move the adapter here, unless it is here."""
-        if key not in self._tier:
-            await self._raise(key, adapter)
+        with self._tier.expected({key: adapter.nbytes}):
+            if key not in self._tier:
+                await self._raise(key, adapter)
+            yield
 
     async def _raise(self, key: K, adapter: A) -> A | None:
         return await self._flights.join(key, lambda: self._moved(key, adapter))

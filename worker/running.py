@@ -137,3 +137,15 @@ class RunningJobs:
             found = self._jobs.get(job)
         if found:
             found.stop(reason)
+
+
+async def within(seconds: float, work: Awaitable[T], late: Exception) -> T:
+    """Return what `work` gives, or end it and raise `late`. A time-out of its own stays what it is."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await work
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise late from error

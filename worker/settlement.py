@@ -20,7 +20,7 @@ from worker.executor import Drawn
 from worker.failures import CANCELLED, Failure, failure_of
 from worker.images import encode, note_of
 from worker.metrics import Outcome
-from worker.running import RunningJob
+from worker.running import RunningJob, within
 
 T = TypeVar("T")
 
@@ -160,25 +160,12 @@ async def _until_answered(
             break
         asked = True
         try:
-            return await _in_time(running, call())
+            # Redis' clients have bounds of their own; a disk has none
+            seconds = max(SHORTEST_CALL, running.remaining)
+            return await within(seconds, call(), QueueUnavailable("no answer came in the job's time"))
         except QueueUnavailable:
             if is_lost:
                 break
             logger.warning("no answer comes; the job's end is kept", extra={"action": "settle_waits"})
             await asyncio.sleep(pause)
     return None
-
-
-async def _in_time(running: RunningJob, answering: Awaitable[T]) -> T:
-    """Return what `answering` gives. One that hangs has not answered when the job's time is over.
-
-    Redis' clients have bounds of their own; a disk has none.
-    """
-    limit = asyncio.timeout(max(SHORTEST_CALL, running.remaining))
-    try:
-        async with limit:
-            return await answering
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise QueueUnavailable("no answer came in the job's time") from error

@@ -34,7 +34,6 @@ class DiffusersEngine:
         self._pipeline = pipeline
         self._device = pipeline.device  # asking walks through all modules
         self._parts = tuple(parts.values())
-        self._is_scheduled = False
         self._targets = find_targets({name: parts[name] for name in adaptable if name in parts})
         self._info = replace(info, adapters="unmerged" if self._targets.kept else "merged")
         self._conversion = _conversion(pipeline)
@@ -73,9 +72,7 @@ class DiffusersEngine:
             AdapterFault: an adapter is of another base, or too strong for the base's number format.
             BaseDamaged: a failed swap could not be undone.
         """
-        report = self._swap.activate(wanted)
-        self._is_scheduled = any(each.ref.schedule for each in wanted)
-        return report
+        return self._swap.activate(wanted)
 
     def generate(
         self, params: GenerationParams, on_step: StepCallback, source: Image | None = None
@@ -90,13 +87,13 @@ class DiffusersEngine:
             BrokenImage: the image holds NaN or infinity.
             BaseDamaged: the weights cannot be trusted.
         """
-        if self._is_scheduled:
+        if self._swap.is_scheduled:
             self._swap.follow(0.0)  # an image before this one may have ended elsewhere
         with self._vocabulary.extended(self._swap.words):
             return self._drawing.draw(params, self._following_schedule(on_step), source)
 
     def _following_schedule(self, on_step: StepCallback) -> StepCallback:
-        if not self._is_scheduled:
+        if not self._swap.is_scheduled:
             return on_step
 
         def at_step_end(done: int, total: int) -> None:

@@ -60,6 +60,11 @@ class Swap:
         _ = self.active
         return self._words
 
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether what is active has other strengths later on, for `follow` to give it."""
+        return bool(self._wanted)
+
     def condemn(self) -> None:
         """Declare the weights untrustworthy, for good."""
         self._mix = None

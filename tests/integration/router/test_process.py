@@ -72,7 +72,7 @@ def hanging(tmp_path):
 def test_it_ends_when_told_although_a_thread_waits_for_a_disk_that_hangs(hanging):
     code = f"""
 import asyncio
-from router.__main__ import end_with
+from shared.logs import end_process
 from shared.results.opening import open_results
 from tests.builders import a_lease
 
@@ -84,7 +84,7 @@ async def main():
 try:
     asyncio.run(main())
 except TimeoutError:
-    end_with(7)
+    end_process(7)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 7
 
