@@ -1,5 +1,6 @@
 """One builder per core type: a valid value, changed where the test needs it."""
 
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ def some_progress(**changes: Any) -> Progress:
     """Three steps of twenty."""
     lease = changes.pop("lease", None) or a_lease()
     return replace(Progress(lease=lease, step=3, total=20), **changes)
+
+
+def known(digest: str = "") -> Future[str]:
+    """A file's digest, when it has been hashed."""
+    future = Future[str]()
+    future.set_result(digest)
+    return future
 
 
 def some_timings(**changes: Any) -> Timings:

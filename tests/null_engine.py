@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 from shared.errors import InvalidRequest
 from shared.jobs import GenerationParams
 from shared.refs import RepoId
+from tests.builders import known
 from worker.engine.contract import (
     Activation,
     AdapterFault,
@@ -49,7 +51,7 @@ class NullAdapter:
     """A weight file's size and digest."""
 
     nbytes: int
-    digest: str
+    digest: Future[str]
     warnings: tuple[str, ...] = ()
     raised: bool = False
 
@@ -109,7 +111,9 @@ class NullEngine:
         if data.startswith(BROKEN_FILE):
             raise AdapterFault("not a whole safetensors file")
         warnings = ("a part of it cannot be used",) if data.startswith(PARTIAL_FILE) else ()
-        return NullAdapter(nbytes=len(data), digest=hashlib.sha256(data).hexdigest(), warnings=warnings)
+        return NullAdapter(
+            nbytes=len(data), digest=known(hashlib.sha256(data).hexdigest()), warnings=warnings
+        )
 
     def raise_up(self, adapter: NullAdapter) -> NullAdapter | None:
         return adapter if self._device == "cpu" else replace(adapter, raised=True)
@@ -172,7 +176,7 @@ def draw(active: Sequence[Activation[NullAdapter]], params: GenerationParams) ->
     """Return an image whose pixels spell the request."""
     spelled = json.dumps(
         {
-            "adapters": [[each.adapter.digest, each.ref.scale] for each in active],
+            "adapters": [[each.adapter.digest.result(), each.ref.scale] for each in active],
             "prompt": params.prompt,
             "seed": params.seed,
             **({} if params.source is None else {"source": params.source, "strength": params.strength}),

@@ -267,7 +267,7 @@ class AdapterStore(Generic[A]):
         """Read the file into RAM. Its place is made first, so that the tier's budget holds at any moment.
 
         A file that goes on to page-locked memory takes twice its place while it is read, one whose tensors a
-        converter makes anew up to three times.
+        converter makes anew up to three times. Until they are hashed, a few files stay beside the budget.
         """
         file = weight_file(ref)
         await self._reserve(file, nbytes)

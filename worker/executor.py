@@ -3,7 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, AsyncExitStack
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -45,10 +45,13 @@ MOST_HOT = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawn:
-    """An image that is not encoded yet, the seconds that it took, and what its caller should know."""
+    """An image that is not encoded yet, the seconds that it took, and what its caller should know.
+
+    The digests of its adapters may still be in the making.
+    """
 
     generated: Generated
-    digests: tuple[str, ...]
+    digests: tuple[Future[str], ...]
     warnings: tuple[str, ...]
     fetch: float
     swap: float

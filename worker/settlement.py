@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor, Future
 from functools import partial
 from time import monotonic
 from typing import TypeVar
@@ -89,7 +89,13 @@ class Settlement:
             # The queue's server may well answer, and the worker is alive: nobody shall take it for dead.
             raise _gave_up(running)
         result = self._result(
-            lease.job, drawn, blob=name, digest=digest, size=len(data), encode_seconds=seconds
+            lease.job,
+            drawn,
+            await _known(drawn.digests),
+            blob=name,
+            digest=digest,
+            size=len(data),
+            encode_seconds=seconds,
         )
         if not await _until_answered(running, partial(self._queue.complete, lease, result)):
             return Outcome.LOST
@@ -106,7 +112,15 @@ class Settlement:
         return Outcome.RETRIED if failure.retry else Outcome.FAILED
 
     def _result(
-        self, job: Job, drawn: Drawn, *, blob: str, digest: str, size: int, encode_seconds: float
+        self,
+        job: Job,
+        drawn: Drawn,
+        adapter_digests: tuple[str, ...],
+        *,
+        blob: str,
+        digest: str,
+        size: int,
+        encode_seconds: float,
     ) -> JobResult:
         made = drawn.generated
         return JobResult(
@@ -123,7 +137,7 @@ class Settlement:
             scheduler=made.scheduler,
             width=made.width,
             height=made.height,
-            adapter_digests=drawn.digests,
+            adapter_digests=adapter_digests,
             strength=made.strength,
             warnings=drawn.warnings,
             timings=Timings(
@@ -135,6 +149,11 @@ class Settlement:
 def _encoded(job: Job, drawn: Drawn, base_revision: str) -> tuple[bytes, str]:
     data = encode(drawn.generated.image, job.params.image_format, note_of(job, base_revision))
     return data, hashlib.sha256(data).hexdigest()
+
+
+async def _known(digests: Sequence[Future[str]]) -> tuple[str, ...]:
+    """Return the digests, once they are known; other jobs of the same files may wait for them as well."""
+    return tuple([await asyncio.shield(asyncio.wrap_future(each)) for each in digests])
 
 
 def _gave_up(running: RunningJob) -> Exception:

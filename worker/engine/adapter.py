@@ -1,12 +1,15 @@
 """An adapter in the one form that is applied: changes of the base's weights, and words that it adds."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from worker.engine.matrices import Exchange, Matrix, Product
+from worker.engine.readings import Reading
 
 CLIP_L, CLIP_G, T5 = "clip_l", "clip_g", "t5"
 """Text encoders that words are learned for: a base's first CLIP, its second one, and a T5 wherever it is."""
@@ -85,24 +88,16 @@ class Word:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CanonicalAdapter:
-    """A validated adapter of one base.
+class Meaning:
+    """What a weight file means to one base. Its numbers may be any.
 
     Attributes:
-        digest: SHA-256 of the weight file.
-        nbytes: bytes of RAM: of the slab that all factors are views of, and of what holds them.
         changes: of each weight; several where tied modules share the weight.
-        reach: no element of a weight changes by more than this at strength 1, in proportion to it,
-        fixed_reach: and this, at any strength.
         words: what prompts may say beside the base's own vocabulary.
         warnings: what of the file could not be used, for people.
     """
 
-    digest: str
-    nbytes: int
     changes: Mapping[str, tuple[Delta, ...]]
-    reach: float
-    fixed_reach: float = 0.0
     words: tuple[Word, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
 
@@ -122,8 +117,8 @@ class CanonicalAdapter:
             for vectors in word.vectors.values():
                 yield word.token, vectors
 
-    def exchanged(self, exchange: Exchange) -> "CanonicalAdapter":
-        """Return the same adapter over other tensors."""
+    def exchanged(self, exchange: Exchange) -> Self:
+        """Return the same over other tensors."""
         return replace(
             self,
             changes={
@@ -132,3 +127,25 @@ class CanonicalAdapter:
             },
             words=tuple(word.exchanged(exchange) for word in self.words),
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CanonicalAdapter(Meaning):
+    """A validated adapter of one base.
+
+    Attributes:
+        reading: of the weight file.
+        nbytes: bytes of RAM: of the slab that all factors are views of, and of what holds them.
+        reach: no element of a weight changes by more than this at strength 1, in proportion to it,
+        fixed_reach: and this, at any strength.
+    """
+
+    reading: Reading
+    nbytes: int
+    reach: float
+    fixed_reach: float = 0.0
+
+    @property
+    def digest(self) -> Future[str]:
+        """SHA-256 of the weight file, hexadecimal, as soon as it is known."""
+        return self.reading.digest

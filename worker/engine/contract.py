@@ -5,6 +5,7 @@ An engine owns one warm base. Its methods are called from one thread at a time, 
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Protocol, TypeVar
@@ -60,8 +61,8 @@ class Adapter(Protocol):
         ...
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of the weight file, hexadecimal."""
+    def digest(self) -> Future[str]:
+        """SHA-256 of the weight file, hexadecimal, as soon as it is known."""
         ...
 
     @property

@@ -18,6 +18,7 @@ from worker.engine.families import FAMILIES, denoiser_name
 from worker.engine.fingerprint import fingerprint
 from worker.engine.ingest import ingest
 from worker.engine.layouts import Layouts
+from worker.engine.readings import Readings
 from worker.engine.swap import Swap
 from worker.engine.targets import find_targets
 from worker.engine.tiers import pinned, raised
@@ -38,6 +39,7 @@ class DiffusersEngine:
         self._info = replace(info, adapters="unmerged" if self._targets.kept else "merged")
         self._conversion = _conversion(pipeline)
         self._layouts = Layouts()
+        self._readings = Readings()
         self._swap = Swap(AdaptableWeights(self._targets))
         self._drawing = Drawing(pipeline, info)
         self._vocabulary = Vocabulary(pipeline)
@@ -54,7 +56,7 @@ class DiffusersEngine:
         Raises:
             AdapterFault: broken, hostile, or made for another base.
         """
-        adapter = ingest(path, self._targets, self._conversion, self._layouts)
+        adapter = ingest(path, self._targets, self._conversion, self._layouts, self._readings)
         self._vocabulary.check(adapter.words)
         return pinned(adapter) if self._device.type == "cuda" else adapter
 

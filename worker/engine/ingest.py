@@ -1,19 +1,17 @@
 """From a weight file to the canonical adapter: every tensor accounted for, or a fault that says which."""
 
-import hashlib
-import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from threading import Event
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.engine.adapter import CanonicalAdapter, Delta
+from worker.engine.adapter import CanonicalAdapter, Delta, Meaning
 from worker.engine.contract import AdapterFault, quoted
 from worker.engine.conversion import Conversion
 from worker.engine.keys import sort_keys
@@ -21,16 +19,18 @@ from worker.engine.kinds import bias_delta, bias_parts, weight_delta
 from worker.engine.layers import Layer, read_layers
 from worker.engine.layouts import Layout, Layouts, header_key, layout_of
 from worker.engine.peaks import peaks_by, searches_of
+from worker.engine.reach import Reach, reach_of
+from worker.engine.readings import Readings
 from worker.engine.scales import LoraConfig, read_configs
 from worker.engine.slab import compacted, nbytes_of
 from worker.engine.spelling import spell
 from worker.engine.targets import Targets
 from worker.engine.weight_file import (
     hollow,
-    read_content,
     read_header,
     read_header_text,
     read_tensors,
+    reading_content,
     slab_in,
 )
 from worker.engine.words import read_words
@@ -38,17 +38,32 @@ from worker.engine.words import read_words
 UNKNOWN_SHARE = 0.05
 """Of a file's layers, that may match nothing in the base: beyond it, the file was made for another one."""
 
-LARGEST_PRODUCT = 1e30
-"""Of numbers on the way to a change: float32 holds 3e38, and a strength is yet to come."""
-
-HASHED_AT_ONCE = 16 << 20
-"""Bytes: some ten milliseconds. Between two of them, Python's lock has to be waited for."""
-
 REHEARSED_NBYTES = 64 << 20
 """Of a file's tensors, from which on it takes longer to read them than to see whether they fit the base."""
 
 
-def ingest(path: Path, targets: Targets, conversion: Conversion, layouts: Layouts) -> CanonicalAdapter:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    """A weight file that was read, and whose numbers are still to be judged.
+
+    Attributes:
+        content: all of its bytes.
+        meaning: of them.
+        nbytes: of RAM that it takes.
+        peaks: the greatest magnitude in each of the tensors.
+        reach: how far they reach, by that.
+    """
+
+    content: memoryview
+    meaning: Meaning
+    nbytes: int
+    peaks: NDArray[np.float64]
+    reach: Reach
+
+
+def ingest(
+    path: Path, targets: Targets, conversion: Conversion, layouts: Layouts, readings: Readings
+) -> CanonicalAdapter:
     """Read a weight file for the base that `targets` belongs to. Reads no weight and writes none.
 
     Raises:
@@ -57,21 +72,34 @@ def ingest(path: Path, targets: Targets, conversion: Conversion, layouts: Layout
     text = read_header_text(path)
     key = header_key(text, targets.components)
     layout = layouts.of(key)
-    if layout is not None:
-        content = read_content(path, text, layout.nbytes)
-        slab = slab_in(content, text)
-        if layout.fits(slab):
-            with _hashed_beside(content) as digest:
-                return _checked(layout.adapter_in(slab), layout.peaks_in(slab), digest)
-    adapter, layout = _studied(path, text, targets, conversion)
+    if layout is not None and (file := _read_as(layout, path, text)) is not None:
+        return _checked(file, readings)
+    file, layout = _studied(path, text, targets, conversion)
+    adapter = compacted(_checked(file, readings))
     if layout is not None:
         layouts.note(key, layout)
-    return compacted(adapter)
+    return adapter
+
+
+def _read_as(layout: Layout, path: Path, text: bytes) -> _File | None:
+    """Read a file of whose like all is known; None when it is one of another kind after all."""
+    with reading_content(path, text, layout.nbytes) as content:
+        slab = slab_in(content, text)
+        meaning = layout.meaning_in(slab)
+    if not layout.fits(slab):
+        return None
+    return _File(
+        content=content,
+        meaning=meaning,
+        nbytes=layout.nbytes_in(slab),
+        peaks=layout.peaks_in(slab),
+        reach=layout.reach,
+    )
 
 
 def _studied(
     path: Path, text: bytes, targets: Targets, conversion: Conversion
-) -> tuple[CanonicalAdapter, Layout | None]:
+) -> tuple[_File, Layout | None]:
     """Read a file of whose like nothing is known; return what others of its header have, if that is sure."""
     header = read_header(path, text)
     # before the tensors are read: whole checkpoints are taken for adapters, and are large
@@ -80,72 +108,54 @@ def _studied(
     looked_at: set[str] = set()
     respell = partial(spell, components=targets.components, conversion=conversion, on_look=looked_at.update)
 
-    def meant(tensors: Mapping[str, Tensor]) -> CanonicalAdapter:
+    def meant(tensors: Mapping[str, Tensor]) -> Meaning:
         found = found_keys.with_values(tensors)
         changes, unknown = _changes(read_layers(found, respell), targets, configs)
         unknown = [*unknown, *found.unknown]
         _refuse_strangers(unknown, len(changes) + len(unknown), targets.components)
-        return CanonicalAdapter(
-            digest="",
-            nbytes=0,
+        return Meaning(
             changes={name: tuple(deltas) for name, deltas in changes.items()},
-            reach=0.0,
             words=read_words(found.words),
             warnings=_warnings(unknown, len(changes) + len(unknown)),
         )
 
     if header.tensors_nbytes >= REHEARSED_NBYTES and conversion.renames_only:
         meant(hollow(header))
-    file = read_tensors(path, header)
-    with _hashed_beside(file.content) as digest:
-        adapter = meant(file.tensors)
-        tensors = list(adapter.tensors)
-        searches = searches_of(tensors)
-        adapter = _checked(adapter, peaks_by(searches, len(tensors)), digest)
+    content, slab, by_key = read_tensors(path, header)
+    meaning = meant(by_key)
+    tensors = list(meaning.tensors)
+    searches, reach = searches_of(tensors), reach_of(meaning)
+    file = _File(
+        content=content,
+        meaning=meaning,
+        nbytes=nbytes_of(tensors),
+        peaks=peaks_by(searches, len(tensors)),
+        reach=reach,
+    )
     decisive = {found_keys.plain[key] for key in looked_at if key in found_keys.plain}
-    return adapter, layout_of(header, file.slab, adapter, searches, decisive)
+    return file, layout_of(header, slab, meaning, searches=searches, reach=reach, decisive=decisive)
 
 
-def _checked(adapter: CanonicalAdapter, peaks: Sequence[float], digest: Future[str]) -> CanonicalAdapter:
-    """Return the adapter with what its numbers and bytes decide on.
-
-    Args:
-        adapter: without that.
-        peaks: the greatest magnitude in each of its tensors.
-        digest: of its file, being made.
+def _checked(file: _File, readings: Readings) -> CanonicalAdapter:
+    """Return the adapter that a file is.
 
     Raises:
         AdapterFault: a number is not finite, or they are too large.
     """
-    by_tensor = {}
-    for (name, tensor), peak in zip(adapter.named_tensors, peaks, strict=True):
-        if not math.isfinite(peak):
-            raise AdapterFault(f"{name}: a factor holds NaN or infinity")
-        by_tensor[id(tensor)] = peak
-    reach, fixed_reach = _reach(adapter.changes, by_tensor)
-    nbytes = nbytes_of(adapter.tensors)
-    return replace(adapter, digest=digest.result(), nbytes=nbytes, reach=reach, fixed_reach=fixed_reach)
-
-
-@contextmanager
-def _hashed_beside(content: memoryview) -> Iterator[Future[str]]:
-    """Hash `content` beside what is done with it. A fault does not wait for that: files are large."""
-    stopped = Event()
-
-    def digest() -> str:
-        sha256 = hashlib.sha256()
-        for start in range(0, len(content), HASHED_AT_ONCE):
-            if stopped.is_set():
-                break
-            sha256.update(content[start : start + HASHED_AT_ONCE])
-        return sha256.hexdigest()
-
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        try:
-            yield beside.submit(digest)
-        except BaseException:
-            stopped.set()
-            raise
+    finite = np.isfinite(file.peaks)
+    if not finite.all():
+        name, _ = next(islice(file.meaning.named_tensors, int(finite.argmin()), None))
+        raise AdapterFault(f"{name}: a factor holds NaN or infinity")
+    reach, fixed_reach = file.reach.at(file.peaks)
+    return CanonicalAdapter(
+        changes=file.meaning.changes,
+        words=file.meaning.words,
+        warnings=file.meaning.warnings,
+        reading=readings.of(file.content),
+        nbytes=file.nbytes,
+        reach=reach,
+        fixed_reach=fixed_reach,
+    )
 
 
 def _changes(
@@ -198,26 +208,3 @@ def _warnings(unknown: Sequence[str], total: int) -> tuple[str, ...]:
         return ()
     share = f"{len(unknown)} of its {total} layers"
     return (f"{share} match nothing in this base and are left out, such as {quoted(unknown[0])}",)
-
-
-def _reach(changes: Mapping[str, Sequence[Delta]], peaks: Mapping[int, float]) -> tuple[float, float]:
-    """Return bounds on the change of any element: at strength 1 in proportion to it, and at any strength.
-
-    A DoRA's weight is within its magnitude; what is inside the norm is bounded, too, as its squares are
-    summed.
-
-    Raises:
-        AdapterFault: numbers on the way to a change could leave float32.
-    """
-    reach = fixed = 0.0
-    for name, deltas in changes.items():
-        total = rest = 0.0
-        for delta in deltas:
-            total += abs(delta.scale) * delta.matrix.bound(lambda factor: peaks[id(factor)])
-            way = delta.matrix.bound(lambda factor: max(1.0, peaks[id(factor)]))
-            if not max(1.0, abs(delta.scale)) * way <= LARGEST_PRODUCT:
-                raise AdapterFault(f"{name}: its factors are too large to be multiplied")
-            if delta.magnitude is not None:
-                rest += peaks[id(delta.magnitude)]
-        reach, fixed = max(reach, total), max(fixed, rest)
-    return reach, fixed

@@ -15,13 +15,17 @@ from itertools import accumulate, pairwise
 from threading import Lock
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.engine.adapter import CanonicalAdapter
+from worker.engine.adapter import Meaning
 from worker.engine.contract import AdapterFault
 from worker.engine.peaks import Search, peaks_by
+from worker.engine.reach import Reach
 from worker.engine.scales import CONFIG_KEY, read_configs
+from worker.engine.slab import TENSOR_NBYTES
 from worker.engine.weight_file import Header, typed_views
 
 MOST_LAYOUTS = 32
@@ -62,17 +66,19 @@ class Layout:
 
     Attributes:
         nbytes: what the tensors take.
-        adapter: what they are, over no numbers.
+        meaning: what they mean, over no numbers.
         views: where its tensors lie, in the order in which it exchanges them.
         searches: the same, by which their peaks are found.
+        reach: how far it reaches, by these.
         pinned: where in the slab there is what may not differ,
         pinned_numbers: and what is there.
     """
 
     nbytes: int
-    adapter: CanonicalAdapter
+    meaning: Meaning
     views: Sequence[_View]
     searches: Sequence[Search]
+    reach: Reach
     pinned: Sequence[Span]
     pinned_numbers: bytes
 
@@ -80,14 +86,18 @@ class Layout:
         """Whether the alphas in a file's slab are those that are known."""
         return _numbers_at(self.pinned, slab) == self.pinned_numbers
 
-    def adapter_in(self, slab: Tensor) -> CanonicalAdapter:
-        """Return the adapter over a file's slab. What its numbers decide on is still missing."""
+    def meaning_in(self, slab: Tensor) -> Meaning:
+        """Return what a file means, over its slab, which need not be filled yet."""
         typed = typed_views(slab)
         views = iter([typed[dtype].as_strided(shape, stride, at) for dtype, shape, stride, at in self.views])
-        return self.adapter.exchanged(lambda _: next(views))
+        return self.meaning.exchanged(lambda _: next(views))
 
-    def peaks_in(self, slab: Tensor) -> list[float]:
-        """Return the greatest magnitude in each of the adapter's tensors: NaN or infinity if it holds one."""
+    def nbytes_in(self, slab: Tensor) -> int:
+        """Return what a file takes in memory."""
+        return slab.untyped_storage().nbytes() + TENSOR_NBYTES * len(self.views)
+
+    def peaks_in(self, slab: Tensor) -> NDArray[np.float64]:
+        """Return the greatest magnitude in each of its tensors: NaN or infinity if one holds that."""
         return peaks_by([(search, slab) for search in self.searches], len(self.views))
 
 
@@ -136,17 +146,20 @@ def header_key(text: bytes, components: tuple[str, ...]) -> bytes:
 def layout_of(
     header: Header,
     slab: Tensor,
-    adapter: CanonicalAdapter,
+    meaning: Meaning,
+    *,
     searches: Sequence[tuple[Search, Tensor]],
+    reach: Reach,
     decisive: Collection[str],
 ) -> Layout | None:
-    """Return a file's layout; None where more than header and alphas may have decided on the adapter.
+    """Return a file's layout; None where more than header and alphas may have decided on its meaning.
 
     Args:
         header: the header as it was read.
         slab: the file's tensors.
-        adapter: what they were taken for.
-        searches: of the adapter's tensors.
+        meaning: what they were taken for.
+        searches: of the tensors in that.
+        reach: of that.
         decisive: the tensors whose numbers had a say in that.
     """
     storage = slab.untyped_storage().data_ptr()
@@ -162,7 +175,7 @@ def layout_of(
         views.append(_View(tensor.dtype, tuple(tensor.shape), tensor.stride(), offset))
         return nothing
 
-    bare = adapter.exchanged(note)
+    bare = meaning.exchanged(note)
     spans = list(pairwise(accumulate((each.nbytes for each in header.entries.values()), initial=0)))
     starts = [start for start, _ in spans]
     used = {bisect_right(starts, view.offset * view.dtype.itemsize) - 1 for view in views}
@@ -173,9 +186,10 @@ def layout_of(
         return None
     return Layout(
         nbytes=header.tensors_nbytes,
-        adapter=bare,
+        meaning=bare,
         views=views,
         searches=[search for search, _ in searches],
+        reach=reach,
         pinned=pinned,
         pinned_numbers=_numbers_at(pinned, slab),
     )

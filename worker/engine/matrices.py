@@ -12,9 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Peak = Callable[[Tensor], float]
-"""The greatest magnitude that a factor holds."""
-
 Exchange = Callable[[Tensor], Tensor]
 """From a tensor to one of the same shape and dtype that lies elsewhere."""
 
@@ -40,8 +37,9 @@ class Matrix(Protocol):
         """Return it multiplied out, float32, on `device`: to be read only, as it may be a factor itself."""
         ...
 
-    def bound(self, peak: Peak) -> float:
-        """Return what no element exceeds."""
+    @property
+    def terms(self) -> int:
+        """How many products of a number from each factor an element is at most the sum of."""
         ...
 
 
@@ -70,9 +68,10 @@ class Dense:
         """Return it in float32 on `device`."""
         return self.values.to(device).float()
 
-    def bound(self, peak: Peak) -> float:
-        """Return its greatest magnitude."""
-        return peak(self.values)
+    @property
+    def terms(self) -> int:
+        """The element itself."""
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +104,10 @@ class Product:
         """Return the product."""
         return self.up.to(device).float() @ self.down.to(device).float()
 
-    def bound(self, peak: Peak) -> float:
-        """Return a bound by the inner dimension."""
-        return self.rank * peak(self.up) * peak(self.down)
+    @property
+    def terms(self) -> int:
+        """The inner dimension."""
+        return self.rank
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,10 +146,10 @@ class Tucker:
         inner = torch.einsum("pqk,qc->pck", core, down)
         return up @ inner.flatten(1)
 
-    def bound(self, peak: Peak) -> float:
-        """Return a bound by the inner dimensions."""
-        inner = self.core.shape[0] * self.core.shape[1]
-        return inner * peak(self.core) * peak(self.up) * peak(self.down)
+    @property
+    def terms(self) -> int:
+        """Both inner dimensions."""
+        return self.core.shape[0] * self.core.shape[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,9 +177,10 @@ class Hadamard:
         """Return the product."""
         return self.left.dense(device) * self.right.dense(device)
 
-    def bound(self, peak: Peak) -> float:
-        """Return the product of both bounds."""
-        return self.left.bound(peak) * self.right.bound(peak)
+    @property
+    def terms(self) -> int:
+        """Those of both, each with each."""
+        return self.left.terms * self.right.terms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +208,7 @@ class Kronecker:
         """Return the product."""
         return torch.kron(self.left.dense(device), self.right.dense(device))
 
-    def bound(self, peak: Peak) -> float:
-        """Return the product of both bounds."""
-        return self.left.bound(peak) * self.right.bound(peak)
+    @property
+    def terms(self) -> int:
+        """Those of both, each with each."""
+        return self.left.terms * self.right.terms

@@ -28,14 +28,16 @@ class _Stretch:
     """What is searched at once: elements of a slab.
 
     Attributes:
-        places: where each tensor begins and ends, but for the last one's end.
-        owners: which tensors begin and end there.
+        places: where each span begins and ends, but for the last one's end.
+        owners: the tensors that lie there,
+        spans: and which of the spans is each one's.
     """
 
     first: int
     last: int
     places: NDArray[np.int64]
-    owners: Sequence[Sequence[int]]
+    owners: NDArray[np.int64]
+    spans: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +47,7 @@ class Search:
     dtype: torch.dtype
     stretches: Sequence[_Stretch]
 
-    def into(self, peaks: list[float], slab: Tensor) -> None:
+    def into(self, peaks: NDArray[np.float64], slab: Tensor) -> None:
         """Write the peak of each tensor to its place; `slab` is any view of the slab."""
         storage = slab.untyped_storage()
         size = storage.nbytes() // self.dtype.itemsize
@@ -54,13 +56,11 @@ class Search:
         for stretch in self.stretches:
             # it reduces from each place to the next: every second one is a gap, of one element at least
             found = np.maximum.reduceat(bits[stretch.first : stretch.last] & magnitude, stretch.places)[::2]
-            values = torch.from_numpy(found.copy()).view(self.dtype).tolist()
-            for value, owners in zip(values, stretch.owners, strict=True):
-                for owner in owners:
-                    peaks[owner] = value
+            values = torch.from_numpy(found.copy()).view(self.dtype).double().numpy()
+            peaks[stretch.owners] = values[stretch.spans]
 
 
-def peaks_by(searches: Iterable[tuple[Search, Tensor]], count: int) -> list[float]:
+def peaks_by(searches: Iterable[tuple[Search, Tensor]], count: int) -> NDArray[np.float64]:
     """Return the greatest magnitude in each of `count` tensors, in their order.
 
     It is NaN or infinity where a tensor holds one, and 0 where it holds nothing.
@@ -69,7 +69,7 @@ def peaks_by(searches: Iterable[tuple[Search, Tensor]], count: int) -> list[floa
         searches: of the tensors, each with a view of its slab.
         count: how many tensors there are.
     """
-    peaks = [0.0] * count
+    peaks = np.zeros(count)
     for search, slab in searches:
         search.into(peaks, slab)
     return peaks
@@ -95,17 +95,16 @@ def searches_of(tensors: Sequence[Tensor]) -> list[tuple[Search, Tensor]]:
 
 
 def _search(dtype: torch.dtype, owners: Mapping[Span, Sequence[int]]) -> Search:
-    return Search(
-        dtype=dtype,
-        stretches=[
-            _Stretch(
-                first=group[0][0],
-                last=group[-1][1],
-                places=np.array(group).ravel()[:-1] - group[0][0],
-                owners=[owners[span] for span in group],
-            )
-            for group in _groups(sorted(owners))
-        ],
+    return Search(dtype=dtype, stretches=[_stretch(group, owners) for group in _groups(sorted(owners))])
+
+
+def _stretch(group: Sequence[Span], owners: Mapping[Span, Sequence[int]]) -> _Stretch:
+    return _Stretch(
+        first=group[0][0],
+        last=group[-1][1],
+        places=np.array(group).ravel()[:-1] - group[0][0],
+        owners=np.array([owner for span in group for owner in owners[span]]),
+        spans=np.array([number for number, span in enumerate(group) for _ in owners[span]]),
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from worker.engine.adapter import CanonicalAdapter, Word
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
-from worker.engine.plan import Mix, mix, plan_swap
+from worker.engine.plan import AdapterKey, Mix, mix, plan_swap
 from worker.engine.strengths import Blocks, factors_of, parts_of, strength_at, unknown_path
 from worker.engine.unmerged import AdaptableWeights
 from worker.engine.weights import Change
@@ -32,16 +32,16 @@ class Swap:
         # a large base has thousands of names, and a schedule asks at each of its changes
         self._factors: FactorsOf = lru_cache(MOST_BLOCKS)(partial(factors_of, weights=self._parts))
         self._mix: Mix | None = ()
-        # By digest, the weights that what is active has changed: names alone, for an adapter that is in the
+        # By adapter, the weights that what is active has changed: names alone, for an adapter that is in the
         # weights is needed no more, and its memory is whoever keeps it to give away.
-        self._changed: Mapping[str, frozenset[str]] = {}
+        self._changed: Mapping[AdapterKey, frozenset[str]] = {}
         # What was activated, if a schedule gives it other strengths later on.
         self._wanted: tuple[Activation[CanonicalAdapter], ...] = ()
         self._words: tuple[Word, ...] = ()
 
     @property
     def active(self) -> Mix:
-        """Digests and strengths of what is in the weights.
+        """Adapters and strengths of what is in the weights.
 
         Raises:
             BaseDamaged: nobody knows.
@@ -94,10 +94,10 @@ class Swap:
         self, wanted: Sequence[Activation[CanonicalAdapter]], progress: float, *, waits: bool
     ) -> SwapReport:
         target = _mix_at(wanted, progress)
-        adapters = {each.adapter.digest: each.adapter for each in wanted}
+        adapters = _by_key(wanted)
         if target == self.active:
             return SwapReport(written=0, restored=0)
-        changed = {digest: frozenset(adapters[digest].changes) for digest, _ in target}
+        changed = {key: frozenset(adapters[key].changes) for key, _ in target}
         plan = plan_swap(self.active, target, {**self._changed, **changed})
         self._weights.keep(plan.write)
         self._mix = None
@@ -151,7 +151,7 @@ def _refuse_shared_words(wanted: Sequence[Activation[CanonicalAdapter]]) -> None
     for each in wanted:
         for token in (token for word in each.adapter.words for token in word.tokens):
             owner = owners.setdefault(token, each)
-            if owner.adapter.digest != each.adapter.digest:
+            if owner.adapter.digest.result() != each.adapter.digest.result():
                 raise AdapterFault(
                     f"the learned word {token!r} is in {owner.ref.repo}/{owner.ref.weight_name} and in "
                     f"{each.ref.repo}/{each.ref.weight_name}; use one of them"
@@ -161,25 +161,37 @@ def _refuse_shared_words(wanted: Sequence[Activation[CanonicalAdapter]]) -> None
 def _words_of(wanted: Sequence[Activation[CanonicalAdapter]]) -> tuple[Word, ...]:
     """Return the words of what has an effect at any step: copies, which keep nothing else in memory."""
     begins = {0.0, *(begin for each in wanted for begin, _ in each.ref.schedule)}
-    digests = {digest for begin in begins for digest, _ in _mix_at(wanted, begin)}
-    adapters = {each.adapter.digest: each.adapter for each in wanted}
-    return tuple(
-        word.exchanged(Tensor.clone) for digest in sorted(digests) for word in adapters[digest].words
-    )
+    keys = {key for begin in begins for key, _ in _mix_at(wanted, begin)}
+    adapters = _by_key(wanted)
+    return tuple(word.exchanged(Tensor.clone) for key in sorted(keys) for word in adapters[key].words)
 
 
 def _mix_at(wanted: Sequence[Activation[CanonicalAdapter]], progress: float) -> Mix:
-    return mix((each.adapter.digest, strength_at(each.ref, progress)) for each in wanted)
+    return mix((_key(each), strength_at(each.ref, progress)) for each in wanted)
+
+
+def _by_key(wanted: Sequence[Activation[CanonicalAdapter]]) -> dict[AdapterKey, CanonicalAdapter]:
+    return {_key(each): each.adapter for each in wanted}
+
+
+def _key(wanted: Activation[CanonicalAdapter]) -> AdapterKey:
+    """Return by what an adapter goes in plans.
+
+    Not by its digest, which may come later than its turn. The number tells a file from what its name meant
+    before: what a server gives out under a commit may change, even if it never should.
+    """
+    ref = wanted.ref
+    return f"{ref.repo}@{ref.revision}/{ref.weight_name}", wanted.adapter.reading.number
 
 
 def _changes(
-    names: Sequence[str], target: Mix, adapters: Mapping[str, CanonicalAdapter], factors_in: FactorsOf
+    names: Sequence[str], target: Mix, adapters: Mapping[AdapterKey, CanonicalAdapter], factors_in: FactorsOf
 ) -> dict[str, list[Change]]:
     """Return what each weight gets. At 0 a part is left out: a DoRA would have an effect even there."""
     changes: dict[str, list[Change]] = {name: [] for name in names}
-    for digest, strength in target:
+    for key, strength in target:
         factors = factors_in(strength.blocks)
-        for name, parts in adapters[digest].changes.items():
+        for name, parts in adapters[key].changes.items():
             if (here := strength.scale * factors.get(name, 1.0)) != 0.0:
                 changes[name] += [(part, here) for part in parts]
     return changes

@@ -1,7 +1,9 @@
 """A safetensors file from a stranger, as tensors over its bytes. Pickles run code, and are never read."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +29,7 @@ START = 8
 """Bytes: the length of the header, before it."""
 
 ALIGNED = 8
-"""Bytes: where all numbers may begin. A header is filled up to them."""
+"""Bytes: where all numbers may begin. Most writers fill a header up to them."""
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -61,21 +63,6 @@ class Header:
     tensors_nbytes: int
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WeightFile:
-    """The file in memory.
-
-    Attributes:
-        content: all of its bytes.
-        slab: those after its header, as a tensor.
-        tensors: by key; views of the slab, but for those that it does not align.
-    """
-
-    content: memoryview
-    slab: Tensor
-    tensors: Mapping[str, Tensor]
 
 
 def read_header_text(path: Path) -> bytes:
@@ -121,14 +108,18 @@ def read_header(path: Path, text: bytes) -> Header:
         raise _broken(len(text).to_bytes(START, "little"), str(error)) from error
 
 
-def read_tensors(path: Path, header: Header) -> WeightFile:
+def read_tensors(path: Path, header: Header) -> tuple[memoryview, Tensor, dict[str, Tensor]]:
     """Read the whole file, of that header.
+
+    Returns:
+        All of its bytes; its slab, of those after the header; and its tensors by key, which are views of the
+        slab, but for those that are not aligned in it.
 
     Raises:
         AdapterFault: it is another one by now.
     """
-    content = read_content(path, header.text, header.tensors_nbytes)
-    slab = slab_in(content, header.text)
+    with reading_content(path, header.text, header.tensors_nbytes) as content:
+        slab = slab_in(content, header.text)
     # one operation for each tensor: a file has thousands, and Python's time for them stops all other threads
     typed = typed_views(slab)
     tensors = {}
@@ -140,16 +131,15 @@ def read_tensors(path: Path, header: Header) -> WeightFile:
         else:
             tensors[key] = typed[entry.dtype].as_strided(entry.shape, _strides(entry.shape), place)
         start += entry.nbytes
-    return WeightFile(content=content, slab=slab, tensors=tensors)
+    return content, slab, tensors
 
 
 def slab_in(content: memoryview, text: bytes) -> Tensor:
-    """Return the bytes of a file after its header: where they lie, if numbers may begin there."""
+    """Return the bytes of a file after its header, where they lie."""
     start = START + len(text)
     if start == len(content):
         return torch.empty(0, dtype=torch.uint8)
-    raw = torch.frombuffer(content, dtype=torch.uint8, offset=start)
-    return raw if start % ALIGNED == 0 else raw.clone()
+    return torch.frombuffer(content, dtype=torch.uint8, offset=start)
 
 
 def typed_views(slab: Tensor) -> dict[torch.dtype, Tensor]:
@@ -198,18 +188,29 @@ def _check_keys(keys: Iterable[str]) -> None:
             raise AdapterFault(f"{quoted(key)}: a key may have up to {MAX_KEY} printable characters")
 
 
-def read_content(path: Path, text: bytes, tensors_nbytes: int) -> memoryview:
-    """Return the bytes of a file with the header `text` and tensors of that many bytes.
+@contextmanager
+def reading_content(path: Path, text: bytes, tensors_nbytes: int) -> Iterator[memoryview]:
+    """Give the memory for the bytes of a file with the header `text` and tensors of that many bytes.
+
+    They are there when the context is left: what needs their places alone is done beside the reading.
 
     Raises:
-        AdapterFault: it is another one.
+        AdapterFault: it is another file.
     """
-    size = START + len(text) + tensors_nbytes
-    content = new_slab(size)
+    start = START + len(text)
+    gap = -start % ALIGNED
+    content = new_slab(gap + start + tensors_nbytes)[gap:]
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        reading = beside.submit(_read_into, content, path, text)
+        yield content
+        reading.result()
+
+
+def _read_into(content: memoryview, path: Path, text: bytes) -> None:
     with path.open("rb") as file:
-        if file.readinto(content) != size or file.read(1) or content[START : START + len(text)] != text:
-            raise AdapterFault("not a whole safetensors file: it changed while it was read")
-    return content
+        is_whole = file.readinto(content) == len(content) and not file.read(1)
+    if not is_whole or bytes(content[START : START + len(text)]) != text:  # a view compares item by item
+        raise AdapterFault("not a whole safetensors file: it changed while it was read")
 
 
 def _broken(head: bytes, why: str) -> AdapterFault:

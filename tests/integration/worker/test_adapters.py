@@ -3,8 +3,10 @@
 import asyncio
 import errno
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -17,7 +19,8 @@ from shared.sealing import Sealer
 from tests import null_engine
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import SECRET, Hub, LocalWorker, QueueUser, StartWorker, until
-from tests.null_engine import BROKEN_FILE, PARTIAL_FILE
+from tests.null_engine import BROKEN_FILE, PARTIAL_FILE, NullAdapter, NullEngine
+from worker.engine.contract import Activation, SwapReport
 from worker.metrics import Outcome
 
 CRAYON = b"the weights of crayon"
@@ -75,6 +78,45 @@ async def test_adapters_are_active_in_order_and_at_the_strengths_of_the_job(
     assert record.result.adapters == adapters
     bare = await ended(queue, a_job(adapters=()))
     assert await drawn_with(queue, bare) == []
+
+
+class SlowToHash(NullEngine):
+    """Its adapters' digests come when they are set."""
+
+    def __init__(self) -> None:
+        super().__init__(BASE)
+        self.pending: list[Future[str]] = []
+
+    def ingest(self, path: Path) -> NullAdapter:
+        self.pending.append(Future())
+        return replace(super().ingest(path), digest=self.pending[-1])
+
+    def activate(self, _wanted: Sequence[Activation[NullAdapter]]) -> SwapReport:
+        return super().activate(())  # for its pictures spell the digests of what is active
+
+
+async def test_a_digest_may_come_after_the_image_and_the_next_job_is_drawn_meanwhile(
+    queue: QueueUser, start_worker: StartWorker, hub: Hub
+) -> None:
+    hub.write("someone/crayon", CRAYON)
+    adapters = await hub.pinned("someone/crayon")
+    engine = SlowToHash()
+    start_worker(engine)
+
+    async def both_are_drawn() -> bool:
+        return engine.generations == 3  # the warm-up and both jobs
+
+    first = await queue.add(a_job(adapters=adapters))
+    second = await queue.add(a_job(adapters=()))
+    await until(both_are_drawn)
+    assert not (await queue.record(first)).status.is_end
+    (pending,) = engine.pending
+    pending.set_result(digest(CRAYON))
+
+    record = await queue.ended(first)
+    assert record.result is not None
+    assert record.result.adapter_digests == (digest(CRAYON),)
+    assert (await queue.ended(second)).status is JobStatus.SUCCEEDED
 
 
 async def test_an_adapter_is_fetched_and_ingested_once_whatever_its_strength(

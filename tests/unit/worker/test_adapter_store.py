@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
@@ -12,7 +12,7 @@ import pytest
 
 from shared.errors import WorkerFault
 from shared.refs import AdapterRef, RepoId
-from tests.builders import BASE, an_adapter
+from tests.builders import BASE, an_adapter, known
 from worker.adapter_store import AdapterStore, Threads, WeightFile, weight_file
 from worker.disk_tier import NotOnDisk
 from worker.gpu_tier import GpuTier
@@ -23,7 +23,7 @@ from worker.tier import Tier
 @dataclass(frozen=True)
 class Blob:
     nbytes: int
-    digest: str = ""
+    digest: Future[str] = field(default_factory=known, compare=False)
 
 
 class Files:

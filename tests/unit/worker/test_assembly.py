@@ -14,7 +14,7 @@ from shared.config import WorkerConfig
 from shared.jobs import WorkerId
 from shared.queue.terms import QueueSettings
 from shared.refs import FileRef, RepoId, Revision
-from tests.builders import BASE, a_worker_config
+from tests.builders import BASE, a_worker_config, known
 from tests.null_engine import NullAdapter, NullEngine
 from worker.adapter_store import WeightFile
 from worker.assembly import INGEST_THREADS, PINNED_EXACTLY, Assembly, load_engine
@@ -63,7 +63,7 @@ async def test_a_job_whose_adapters_are_in_ram_waits_for_no_other_file_to_be_rea
         assembly._threads.ingest.submit(read.wait)
     try:
         async with asyncio.timeout(10):
-            raised = await gpu.use(FILE, NullAdapter(nbytes=10, digest="d"))
+            raised = await gpu.use(FILE, NullAdapter(nbytes=10, digest=known("d")))
         assert raised.raised
     finally:
         read.set()

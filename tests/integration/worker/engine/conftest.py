@@ -97,11 +97,13 @@ def reference(xl_folder: Path) -> StableDiffusionXLPipeline:
     return pipeline
 
 
-def activation(adapter: CanonicalAdapter, strength: float = 1.0) -> Activation[CanonicalAdapter]:
+def activation(
+    adapter: CanonicalAdapter, strength: float = 1.0, weight_name: str = "adapter.safetensors"
+) -> Activation[CanonicalAdapter]:
     ref = AdapterRef(
         repo=RepoId("tests/adapter"),
         revision=Revision(COMMIT),
-        weight_name="adapter.safetensors",
+        weight_name=weight_name,
         scale=strength,
     )
     return Activation(ref=ref, adapter=adapter)
@@ -127,5 +129,5 @@ def assert_equal(one: CanonicalAdapter, other: CanonicalAdapter) -> None:
         assert (name, left.dtype, left.stride()) == (other_name, right.dtype, right.stride())
         assert torch.equal(left, right)
     assert [word.token for word in one.words] == [word.token for word in other.words]
-    assert (one.digest, one.nbytes, one.warnings) == (other.digest, other.nbytes, other.warnings)
-    assert (one.reach, one.fixed_reach) == (other.reach, other.fixed_reach)
+    assert (one.digest.result(), one.nbytes) == (other.digest.result(), other.nbytes)
+    assert (one.reach, one.fixed_reach, one.warnings) == (other.reach, other.fixed_reach, other.warnings)

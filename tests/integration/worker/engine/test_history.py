@@ -130,9 +130,9 @@ from pathlib import Path
 from tests.integration.worker.engine.conftest import activation, open_engine, picture
 folder, paths, mixes = json.loads(sys.argv[1])
 engine = open_engine(Path(folder))
-adapters = [engine.ingest(Path(path)) for path in paths]
+adapters = {number: engine.ingest(Path(paths[number])) for number in reversed(range(len(paths)))}
 for wanted in mixes:
-    engine.activate([activation(adapters[number], strength) for number, strength in wanted])
+    engine.activate([activation(adapters[number], strength, str(number)) for number, strength in wanted])
     print(hashlib.sha256(picture(engine, prompt="a <s0> circle")).hexdigest())
     engine.activate([])
 """
@@ -165,7 +165,7 @@ def test_a_thousand_swaps_some_broken_leave_the_base_and_every_picture_as_in_a_f
     drawn: list[tuple[Wanted, str]] = []
     for number in range(1000):
         wanted = some(chance, len(adapters))
-        activations = [activation(adapters[each], strength) for each, strength in wanted]
+        activations = [activation(adapters[each], strength, str(each)) for each, strength in wanted]
         match chance.randint(0, 9):
             case 0 | 1:
                 with pytest.raises(AdapterFault):

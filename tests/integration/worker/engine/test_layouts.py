@@ -44,7 +44,7 @@ def layouts() -> Layouts:
 
 def read(engine: DiffusersEngine, path: Path, layouts: Layouts | None = None) -> CanonicalAdapter:
     """Ingest the file with what `layouts` know: nothing, where there are none."""
-    return ingest(path, engine._targets, engine._conversion, layouts or Layouts())
+    return ingest(path, engine._targets, engine._conversion, layouts or Layouts(), engine._readings)
 
 
 def read_as_known(engine: DiffusersEngine, path: Path, layouts: Layouts) -> CanonicalAdapter:
@@ -333,7 +333,7 @@ def test_nothing_is_remembered_where_a_converter_looks_at_the_adapters_numbers(
         return flux._conversion.converter(state, **options)
 
     conversion = replace(flux._conversion, converter=curious)
-    ingest(path, flux._targets, conversion, layouts)
+    ingest(path, flux._targets, conversion, layouts, flux._readings)
     assert not is_known(flux, path, layouts)
 
 

@@ -15,7 +15,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def peaks_of(tensors: list[Tensor]) -> list[float]:
-    return peaks_by(searches_of(tensors), len(tensors))
+    return peaks_by(searches_of(tensors), len(tensors)).tolist()
 
 
 def agree(tensors: list[Tensor]) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine.plan import Mix, mix, plan_swap
+from worker.engine.plan import AdapterKey, Mix, mix, plan_swap
 from worker.engine.strengths import Strength
 
-WEIGHTS_OF = {"a": ("u", "v"), "b": ("v", "w"), "c": ("x",), "d": ("u", "v", "w", "x")}
+A, B, AGAIN, D = ("a", 1), ("b", 1), ("b", 2), ("d", 3)
+WEIGHTS_OF = {A: ("u", "v"), B: ("v", "w"), AGAIN: ("x",), D: ("u", "v", "w", "x")}
 
-Wanted = list[tuple[str, Strength]]
+Wanted = list[tuple[AdapterKey, Strength]]
 
 strengths = st.builds(
     Strength, scale=st.floats(-4, 4), blocks=st.sampled_from([(), (("u", 0.5),), (("u", 0.0), ("v", 2.0))])
@@ -73,17 +74,17 @@ def test_the_order_of_a_request_does_not_matter(wanted: Wanted, random: st.rando
 def test_an_adapter_is_in_a_mix_once_for_the_same_blocks_and_with_an_effect(
     wanted: Wanted,
 ) -> None:
-    parts = [(digest, strength.blocks) for digest, strength in mix(wanted)]
+    parts = [(key, strength.blocks) for key, strength in mix(wanted)]
     assert len(set(parts)) == len(parts)
     assert all(strength.scale != 0 for _, strength in mix(wanted))
 
 
 def test_the_same_adapter_twice_counts_twice() -> None:
-    assert mix([("a", of(0.5)), ("a", of(0.25))]) == (("a", of(0.75)),)
+    assert mix([(A, of(0.5)), (A, of(0.25))]) == ((A, of(0.75)),)
 
 
 def test_strengths_that_cancel_out_leave_the_base() -> None:
-    assert mix([("a", of(0.5)), ("b", of(0.0)), ("a", of(-0.5))]) == ()
+    assert mix([(A, of(0.5)), (B, of(0.0)), (A, of(-0.5))]) == ()
 
 
 def of(scale: float) -> Strength:

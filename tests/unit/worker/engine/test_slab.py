@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.builders import known
 from worker.engine.adapter import CanonicalAdapter, Delta, Word
 from worker.engine.matrices import Product
+from worker.engine.readings import Reading
 from worker.engine.slab import ALIGNMENT, TENSOR_NBYTES, compacted, moved, nbytes_of, new_slab
 
 
@@ -24,7 +26,12 @@ def an_adapter(buffer: Tensor, *others: Tensor) -> CanonicalAdapter:
     word = Word(token="w", vectors={"clip_l": buffer[:4].view(1, 4)})
     changes = {"a": (first,), "b": (first, second), **more}
     adapter = CanonicalAdapter(
-        digest="d", nbytes=0, changes=changes, reach=1.0, words=(word,), warnings=("w",)
+        reading=Reading(number=1, digest=known()),
+        nbytes=0,
+        changes=changes,
+        reach=1.0,
+        words=(word,),
+        warnings=("w",),
     )
     return replace(adapter, nbytes=nbytes_of(adapter.tensors))
 
@@ -84,7 +91,7 @@ def test_a_kernel_without_huge_pages_gives_memory_all_the_same(
 
 
 def test_an_adapter_without_tensors_stays_as_it_is() -> None:
-    empty = CanonicalAdapter(digest="d", nbytes=0, changes={}, reach=0.0)
+    empty = CanonicalAdapter(reading=Reading(number=1, digest=known()), nbytes=0, changes={}, reach=0.0)
     assert compacted(empty) is empty
 
 

@@ -1,5 +1,6 @@
 """What a swap makes of strengths, on a base of two layers."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from unittest import mock
 
@@ -8,9 +9,11 @@ import torch
 from torch import nn
 
 from tests.builders import an_adapter as a_ref
+from tests.builders import known
 from worker.engine.adapter import CanonicalAdapter, Delta, Word
-from worker.engine.contract import Activation, SwapReport
+from worker.engine.contract import Activation, AdapterFault, SwapReport
 from worker.engine.matrices import Product
+from worker.engine.readings import Reading
 from worker.engine.swap import Swap
 from worker.engine.targets import Targets, find_targets
 from worker.engine.unmerged import AdaptableWeights
@@ -27,12 +30,17 @@ def swap(targets: Targets) -> Swap:
     return Swap(AdaptableWeights(targets))
 
 
-def wanted(*, magnitude: torch.Tensor | None = None, **ref: object) -> Activation[CanonicalAdapter]:
+def wanted(
+    *, magnitude: torch.Tensor | None = None, number: int = 1, size: float = 1.0, **ref: object
+) -> Activation[CanonicalAdapter]:
     """An adapter of both layers, a DoRA where it has a magnitude."""
-    matrix = Product(up=torch.ones(3, 2), down=torch.ones(2, 3))
+    matrix = Product(up=torch.full((3, 2), size), down=torch.ones(2, 3))
     delta = Delta(matrix=matrix, scale=1.0, magnitude=magnitude)
     adapter = CanonicalAdapter(
-        digest="d", nbytes=0, changes={"unet.down": (delta,), "unet.up": (delta,)}, reach=2.0
+        reading=Reading(number=number, digest=known()),
+        nbytes=0,
+        changes={"unet.down": (delta,), "unet.up": (delta,)},
+        reach=2.0,
     )
     return Activation(ref=replace(a_ref(), **ref), adapter=adapter)
 
@@ -81,3 +89,39 @@ def test_nothing_is_written_while_the_strength_stays_the_same(swap: Swap) -> Non
     assert swap.follow(0.5) == SwapReport(written=2, restored=0)
     assert swap.follow(0.75) == SwapReport(written=0, restored=0)
     assert swap.activate([each]) == SwapReport(written=2, restored=0)
+
+
+def test_what_a_weight_becomes_does_not_depend_on_which_file_was_read_first(
+    swap: Swap, targets: Targets
+) -> None:
+    """Sums of floats depend on their order, and each process reads files in another one."""
+    sizes = {"a": 0.1, "b": 1e7, "c": -1e7}
+    sums = []
+    for names in ("abc", "bca", "cab"):
+        swap.activate([wanted(number=n, size=sizes[name], weight_name=name) for n, name in enumerate(names)])
+        sums.append(targets.weights["unet.up"].clone())
+        swap.activate([])
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
+
+
+def test_a_file_that_is_another_one_by_now_is_another_adapter_under_the_same_name(
+    swap: Swap, targets: Targets
+) -> None:
+    swap.activate([wanted(number=1)])
+    before = targets.weights["unet.up"].clone()
+    assert swap.activate([wanted(number=1)]) == SwapReport(written=0, restored=0)
+    assert swap.activate([wanted(number=2, size=2.0)]) == SwapReport(written=2, restored=0)
+    assert not torch.equal(targets.weights["unet.up"], before)
+
+
+@pytest.mark.parametrize(("other", "may"), [("d", True), ("e", False)])
+def test_a_word_may_be_in_two_files_if_they_are_the_same(swap: Swap, other: str, may: bool) -> None:
+    word = Word(token="mine", vectors={"clip_l": torch.ones(1, 4)})
+    both = []
+    for number, digest in enumerate(("d", other)):
+        each = wanted(weight_name=str(number))
+        reading = Reading(number=number, digest=known(digest))
+        both.append(replace(each, adapter=replace(each.adapter, words=(word,), reading=reading)))
+    with nullcontext() if may else pytest.raises(AdapterFault, match="the learned word 'mine' is in"):
+        swap.activate(both)

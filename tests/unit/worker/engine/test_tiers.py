@@ -5,8 +5,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from tests.builders import known
 from worker.engine.adapter import CanonicalAdapter, Delta, Word
 from worker.engine.matrices import Product
+from worker.engine.readings import Reading
 from worker.engine.tiers import pinned, raised
 
 
@@ -17,7 +19,9 @@ def an_adapter() -> CanonicalAdapter:
     second = Delta(matrix=Product(up=buffer[26:32].view(3, 2).T, down=alone), scale=2.0)
     word = Word(token="w", vectors={"clip_l": buffer[:4].view(1, 4)})
     changes = {"a": (first,), "b": (first, second)}
-    return CanonicalAdapter(digest="d", nbytes=268, changes=changes, reach=1.0, words=(word,))
+    return CanonicalAdapter(
+        reading=Reading(number=1, digest=known()), nbytes=268, changes=changes, reach=1.0, words=(word,)
+    )
 
 
 def test_an_adapter_that_cannot_be_pinned_is_used_as_it_is() -> None:
