@@ -267,9 +267,12 @@ class AdapterStore(Generic[A]):
         """Read the file into RAM. Its place is made first, so that the tier's budget holds at any moment.
 
         A file that goes on to page-locked memory takes twice its place while it is read, one whose tensors a
-        converter makes anew up to three times. Until they are hashed, a few files stay beside the budget.
+        converter makes anew up to three times. Until they are hashed, files may stay beside the budget.
         """
         file = weight_file(ref)
+        adapter = self._ram.peek(file)
+        if adapter is not None:  # by now: another flight has landed since this one was wanted
+            return adapter
         await self._reserve(file, nbytes)
         try:
             loop = asyncio.get_running_loop()

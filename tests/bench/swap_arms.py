@@ -97,7 +97,10 @@ def print_switches(engine: DiffusersEngine, group: Group, wanted: Sequence[Any],
 
 
 def report_files(engine: DiffusersEngine, group: Group) -> None:
-    """Print how fast a file in the page cache becomes an adapter on the device, its header known."""
+    """Print how fast a file in the page cache becomes an adapter on the device, its header known.
+
+    Its digest comes after that; for many files in a row it is what they wait for.
+    """
     rates, took = [], []
     for path in group.paths:
         path.read_bytes()

@@ -47,14 +47,14 @@ class Reach:
         ended = np.append(peaks, 0.0)
         with np.errstate(over="ignore", invalid="ignore"):
             way = self.terms * self._products(np.maximum(ended, 1.0)) * np.maximum(self.scales, 1.0)
-        too_large = ~(way <= LARGEST_PRODUCT)
-        if too_large.any():
-            raise AdapterFault(
-                f"{self.names[int(too_large.argmax())]}: its factors are too large to be multiplied"
-            )
-        changes = self.scales * self.terms * self._products(ended)
-        proportional = np.add.reduceat(changes, self.weights)
-        fixed = np.add.reduceat(ended[self.magnitudes], self.weights)
+            too_large = ~(way <= LARGEST_PRODUCT)
+            if too_large.any():
+                raise AdapterFault(
+                    f"{self.names[int(too_large.argmax())]}: its factors are too large to be multiplied"
+                )
+            changes = self.scales * self.terms * self._products(ended)
+            proportional = np.add.reduceat(changes, self.weights)
+            fixed = np.add.reduceat(ended[self.magnitudes], self.weights)
         return float(proportional.max()), float(fixed.max())
 
     def _products(self, peaks: NDArray[np.float64]) -> NDArray[np.float64]:

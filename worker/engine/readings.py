@@ -4,10 +4,13 @@ import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
-from threading import Semaphore
+from threading import Condition
 
 HASHED_AT_ONCE = 2
-"""Files. What is hashed stays in memory even if its tier has let go of it."""
+"""Files: each takes a core from what is drawn on a CPU."""
+
+MOST_PENDING = 512 << 20
+"""Bytes of files that wait for their hash. They stay in memory for it, whatever their tier does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +20,7 @@ class Reading:
     Attributes:
         number: no other one of the same base has it.
         digest: SHA-256 of the file, hexadecimal. Hashing takes several times as long as reading does, so
-            nobody waits for it before the adapter's image is there.
+            an adapter is there before it.
     """
 
     number: int
@@ -30,14 +33,27 @@ class Readings:
     def __init__(self) -> None:
         self._numbers = count(1)
         self._threads = ThreadPoolExecutor(HASHED_AT_ONCE, "hash")
-        self._free = Semaphore(HASHED_AT_ONCE)
+        self._pending = 0
+        self._hashed = Condition()
 
     def of(self, content: memoryview) -> Reading:
-        """Return a new reading of a file with these bytes, once few enough others are being hashed."""
-        self._free.acquire()
-        digest = self._threads.submit(_sha256, content)
-        digest.add_done_callback(lambda _: self._free.release())
+        """Return a new reading of a file with these bytes.
+
+        At once, unless these and those of others that are not hashed yet are more than `MOST_PENDING`.
+        """
+        with self._hashed:
+            self._hashed.wait_for(lambda: self._pending == 0 or self._pending + len(content) <= MOST_PENDING)
+            digest = self._threads.submit(_sha256, content)
+            self._pending += len(content)
+        digest.add_done_callback(lambda _: self._forget(len(content)))
+        if len(content) > MOST_PENDING:
+            digest.result()
         return Reading(number=next(self._numbers), digest=digest)
+
+    def _forget(self, nbytes: int) -> None:
+        with self._hashed:
+            self._pending -= nbytes
+            self._hashed.notify_all()
 
 
 def _sha256(content: memoryview) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 from worker.engine.adapter import CanonicalAdapter, Word
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
 from worker.engine.plan import AdapterKey, Mix, mix, plan_swap
+from worker.engine.readings import Reading
 from worker.engine.strengths import Blocks, factors_of, parts_of, strength_at, unknown_path
 from worker.engine.unmerged import AdaptableWeights
 from worker.engine.weights import Change
@@ -151,11 +152,16 @@ def _refuse_shared_words(wanted: Sequence[Activation[CanonicalAdapter]]) -> None
     for each in wanted:
         for token in (token for word in each.adapter.words for token in word.tokens):
             owner = owners.setdefault(token, each)
-            if owner.adapter.digest.result() != each.adapter.digest.result():
+            if not _are_the_same(owner.adapter.reading, each.adapter.reading):
                 raise AdapterFault(
                     f"the learned word {token!r} is in {owner.ref.repo}/{owner.ref.weight_name} and in "
                     f"{each.ref.repo}/{each.ref.weight_name}; use one of them"
                 )
+
+
+def _are_the_same(one: Reading, other: Reading) -> bool:
+    """Whether both are of the same file; where they are two, this waits until it is hashed."""
+    return one.number == other.number or one.digest.result() == other.digest.result()
 
 
 def _words_of(wanted: Sequence[Activation[CanonicalAdapter]]) -> tuple[Word, ...]:
@@ -163,7 +169,8 @@ def _words_of(wanted: Sequence[Activation[CanonicalAdapter]]) -> tuple[Word, ...
     begins = {0.0, *(begin for each in wanted for begin, _ in each.ref.schedule)}
     keys = {key for begin in begins for key, _ in _mix_at(wanted, begin)}
     adapters = _by_key(wanted)
-    return tuple(word.exchanged(Tensor.clone) for key in sorted(keys) for word in adapters[key].words)
+    words = {word.token: word for key in sorted(keys) for word in adapters[key].words}
+    return tuple(word.exchanged(Tensor.clone) for word in words.values())
 
 
 def _mix_at(wanted: Sequence[Activation[CanonicalAdapter]], progress: float) -> Mix:

@@ -6,7 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
+from unittest import mock
 
 import pytest
 
@@ -201,3 +202,22 @@ async def test_a_job_s_adapters_are_on_the_gpu_before_its_turn_as_far_as_they_fi
             assert activation.adapter.nbytes == 40
     assert await fetch(large)
     assert not rig.gpu.holds(weight_file(small))
+
+
+async def test_who_waited_for_a_download_of_his_own_gets_what_another_has_read_meanwhile(rig: Rig) -> None:
+    ref, begun, go_on = a_ref("a", 10), Event(), Event()
+
+    def fetch(_ref: AdapterRef, token: str | None, _nbytes: int) -> None:
+        if token == "late":
+            begun.set()
+            go_on.wait()
+
+    with (
+        mock.patch.object(rig.files, "is_here", return_value=False),
+        mock.patch.object(rig.files, "fetch", fetch),
+    ):
+        late = asyncio.create_task(rig.store.fetch([ref], "late"))
+        await asyncio.to_thread(begun.wait)
+        (early,) = await rig.store.fetch([ref], "early")
+        go_on.set()
+        assert (await late)[0] is early

@@ -100,6 +100,14 @@ def test_what_leaves_float32_on_the_way_is_refused_by_its_weight(peaks: list[flo
         at.at(np.array([1.0, 1.0, *peaks, 1.0, 1.0]))
 
 
+def test_vectors_of_words_may_be_as_large_as_they_like() -> None:
+    small = Delta(matrix=Product(up=torch.ones(2, 1), down=torch.ones(1, 2)), scale=1.0)
+    words = [Word(token=token, vectors={"clip_l": torch.full((1, 2), 3e38)}) for token in "abcdefghij"]
+    meaning = Meaning(changes={"a": (small,)}, words=tuple(words))
+    with np.errstate(all="raise"):
+        assert reach(meaning) == (1.0, 0.0)
+
+
 @pytest.mark.parametrize("scale", [2 * LARGEST_PRODUCT, math.inf, math.nan])
 def test_a_scale_that_leaves_float32_is_refused(scale: float) -> None:
     delta = Delta(matrix=Product(up=torch.ones(2, 1), down=torch.ones(1, 2)), scale=scale)

@@ -1,5 +1,6 @@
 """What a swap makes of strengths, on a base of two layers."""
 
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
 from unittest import mock
@@ -115,13 +116,30 @@ def test_a_file_that_is_another_one_by_now_is_another_adapter_under_the_same_nam
     assert not torch.equal(targets.weights["unet.up"], before)
 
 
+def with_words(
+    each: Activation[CanonicalAdapter], reading: Reading, *tokens: str
+) -> Activation[CanonicalAdapter]:
+    words = tuple(Word(token=token, vectors={"clip_l": torch.ones(1, 4)}) for token in tokens)
+    return replace(each, adapter=replace(each.adapter, words=words, reading=reading))
+
+
 @pytest.mark.parametrize(("other", "may"), [("d", True), ("e", False)])
-def test_a_word_may_be_in_two_files_if_they_are_the_same(swap: Swap, other: str, may: bool) -> None:
-    word = Word(token="mine", vectors={"clip_l": torch.ones(1, 4)})
-    both = []
-    for number, digest in enumerate(("d", other)):
-        each = wanted(weight_name=str(number))
-        reading = Reading(number=number, digest=known(digest))
-        both.append(replace(each, adapter=replace(each.adapter, words=(word,), reading=reading)))
+def test_a_word_may_be_in_two_files_if_they_are_the_same_and_counts_once(
+    swap: Swap, other: str, may: bool
+) -> None:
+    wanteds = [
+        with_words(wanted(weight_name=name), Reading(number=number, digest=known(digest)), token)
+        for number, (name, digest, token) in enumerate(
+            (("a", "d", "mine"), ("b", other, "mine"), ("c", "f", "w"))
+        )
+    ]
     with nullcontext() if may else pytest.raises(AdapterFault, match="the learned word 'mine' is in"):
-        swap.activate(both)
+        swap.activate(wanteds)
+    assert [word.token for word in swap.words] == (["mine", "w"] if may else [])
+
+
+def test_words_do_not_wait_until_their_file_is_hashed(swap: Swap) -> None:
+    reading = Reading(number=1, digest=Future())
+    each = with_words(wanted(), reading, "mine", "yours")
+    swap.activate([each, replace(each, ref=replace(each.ref, scale=0.5))])
+    assert [word.token for word in swap.words] == ["mine", "yours"]
