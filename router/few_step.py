@@ -1,8 +1,10 @@
 """Adapters that teach a base to draw in a few steps. They need their own scheduler, steps and guidance.
 
-Their cards seldom say so in a form for programs; their names do. The numbers are those of the authors' cards:
-latent-consistency/lcm-lora-sdxl, h1t/TCD-SDXL-LoRA, ByteDance/SDXL-Lightning, ByteDance/Hyper-SD,
-alimama-creative/FLUX.1-Turbo-Alpha, lightx2v/Qwen-Image-Lightning.
+Their cards and files seldom say so in a form for programs (a file's `modelspec.usage_hint` is a sentence for
+people); their names do. The numbers are those of the authors' cards: latent-consistency/lcm-lora-sdxl,
+h1t/TCD-SDXL-LoRA, ByteDance/SDXL-Lightning, ByteDance/Hyper-SD, alimama-creative/FLUX.1-Turbo-Alpha,
+lightx2v/Qwen-Image-Lightning, tianweiy/DMD2, jasperai/flash-sdxl, wangfuyun/PCM_Weights, and for what was
+extracted from it stabilityai/sdxl-turbo.
 """
 
 import re
@@ -50,7 +52,36 @@ _KINDS = (
     ),
     _kind(r"flux.*turbo", steps=8, guidance_scale=3.5),
     _kind(r"(?<![a-z])tcd(?![a-z])", steps=4, guidance_scale=0.0, scheduler="TCDScheduler"),
-    _kind(r"(?<![a-z])lcm(?![a-z])", steps=4, guidance_scale=1.0, scheduler="LCMScheduler"),
+    _kind(r"(?<![a-z])lcm(?![a-z])|pcm.*lcm.?like", steps=4, guidance_scale=1.0, scheduler="LCMScheduler"),
+    _kind(
+        r"(?<![a-z])pcm.*small.?cfg",
+        steps=4,
+        guidance_scale=1.0,
+        scheduler="DDIMScheduler",
+        timestep_spacing=TRAILING,
+    ),
+    _kind(
+        r"(?<![a-z])pcm.*normal.?cfg",
+        steps=8,
+        guidance_scale=3.0,
+        scheduler="DDIMScheduler",
+        timestep_spacing=TRAILING,
+    ),
+    _kind(r"(?<![a-z])dmd2", steps=4, guidance_scale=0.0, scheduler="LCMScheduler"),
+    _kind(
+        r"^flash.?(sdxl|sd)(?![a-z0-9])",  # others draw with a flash
+        steps=4,
+        guidance_scale=0.0,
+        scheduler="LCMScheduler",
+        timestep_spacing=TRAILING,
+    ),
+    _kind(
+        r"sd.?xl.{0,5}turbo",
+        steps=4,
+        guidance_scale=0.0,
+        scheduler="EulerAncestralDiscreteScheduler",
+        timestep_spacing=TRAILING,
+    ),
 )
 """The first whose name is found counts: those that are parts of others come after them."""
 

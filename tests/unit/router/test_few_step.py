@@ -8,6 +8,7 @@ STANDARD = "pytorch_lora_weights.safetensors"
 EULER = {"guidance_scale": 0.0, "scheduler": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}
 DDIM = {"scheduler": "DDIMScheduler", "timestep_spacing": "trailing"}
 LCM = CardDefaults(steps=4, guidance_scale=1.0, scheduler="LCMScheduler")
+FLASH = CardDefaults(steps=4, guidance_scale=0.0, scheduler="LCMScheduler", timestep_spacing="trailing")
 TCD = {"guidance_scale": 0.0, "scheduler": "TCDScheduler"}
 
 
@@ -42,6 +43,30 @@ TCD = {"guidance_scale": 0.0, "scheduler": "TCDScheduler"}
             "Hyper-FLUX.1-dev-16steps-lora.safetensors",
             CardDefaults(steps=16, guidance_scale=3.5, scale=0.125),
         ),
+        ("openskyml/lcm-lora-sdxl-turbo", STANDARD, LCM),
+        ("wangfuyun/PCM_Weights", "sdxl/pcm_sdxl_lcmlike_lora_converted.safetensors", LCM),
+        (
+            "wangfuyun/PCM_Weights",
+            "sdxl/pcm_sdxl_smallcfg_2step_converted.safetensors",
+            CardDefaults(steps=2, guidance_scale=1.0, **DDIM),
+        ),
+        (
+            "wangfuyun/PCM_Weights",
+            "sd15/pcm_sd15_normalcfg_16step_converted.safetensors",
+            CardDefaults(steps=16, guidance_scale=3.0, **DDIM),
+        ),
+        (
+            "tianweiy/DMD2",
+            "dmd2_sdxl_4step_lora_fp16.safetensors",
+            CardDefaults(steps=4, guidance_scale=0.0, scheduler="LCMScheduler"),
+        ),
+        ("jasperai/flash-sdxl", STANDARD, FLASH),
+        ("jasperai/flash-sd", STANDARD, FLASH),
+        (
+            "shiroppo/sd_xl_turbo_lora",
+            "sd_xl_turbo_lora_v1-128dim.safetensors",
+            CardDefaults(steps=4, **(EULER | {"scheduler": "EulerAncestralDiscreteScheduler"})),
+        ),
         (
             "alimama-creative/FLUX.1-Turbo-Alpha",
             "diffusion_pytorch_model.safetensors",
@@ -66,6 +91,9 @@ def test_a_few_step_adapter_is_known_by_its_name(repo, weight_name, needs):
         ("some/hyperrealism", STANDARD),
         ("some/turbo-cars", STANDARD),
         ("some/calculcm", STANDARD),
+        ("some/camera-flash-sdxl-style", "flashes.safetensors"),
+        ("sd-community/sdxl-flash-lora", STANDARD),
+        ("some/pcmag-covers", STANDARD),
     ],
 )
 def test_no_other_adapter_is_taken_for_one(repo, weight_name):
