@@ -1,5 +1,6 @@
 """How the benches of the swap take time, and what they print beside it."""
 
+import gc
 import logging
 import math
 import platform
@@ -71,7 +72,12 @@ def timed(engine: DiffusersEngine, work: Callable[[], object]) -> float:
 
 
 def measured(engine: DiffusersEngine, work: Callable[[], R]) -> tuple[R, float]:
-    """Return what `work` gives, and seconds, the device idle at both ends."""
+    """Return what `work` gives, and seconds, the device idle at both ends.
+
+    No arm pays for what another has left to Python's collector: after a load with diffusers and PEFT it takes
+    longer than an ingest.
+    """
+    gc.collect()
     synchronise(engine)
     started = time.perf_counter()
     given = work()
