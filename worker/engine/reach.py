@@ -21,7 +21,8 @@ class Reach:
         names: of each change's weight.
         weights: the first change of each weight.
         factors: of each change, the place of the first tensor and that after the last, one behind the other.
-        magnitudes: of each change, the place of its magnitude; that after all tensors where it has none.
+        magnitudes: of each change, the place of its magnitude; where it has none the last one, after all
+            tensors.
         terms: of each change's matrix.
         scales: of each change, without the sign.
     """
@@ -70,14 +71,12 @@ def reach_of(meaning: Meaning) -> Reach:
     counts = np.array([len(delta.factors) for _, delta in deltas], dtype=np.int64)
     ends = counts.cumsum()
     of_matrix = np.array([len(delta.matrix.factors) for _, delta in deltas], dtype=np.int64)
-    none = sum(1 for _ in meaning.tensors)
-    has_magnitude = of_matrix < counts
     first = np.array([len(each) for each in meaning.changes.values()], dtype=np.int64)
     return Reach(
         names=[name for name, _ in deltas],
         weights=first.cumsum() - first,
         factors=np.stack([ends - counts, ends - counts + of_matrix], axis=1).ravel(),
-        magnitudes=np.where(has_magnitude, ends - 1, none),
+        magnitudes=np.where(of_matrix < counts, ends - 1, -1),
         terms=np.array([delta.matrix.terms for _, delta in deltas], dtype=np.float64),
         scales=np.array([abs(delta.scale) for _, delta in deltas], dtype=np.float64),
     )

@@ -95,9 +95,9 @@ class Swap:
         self, wanted: Sequence[Activation[CanonicalAdapter]], progress: float, *, waits: bool
     ) -> SwapReport:
         target = _mix_at(wanted, progress)
-        adapters = _by_key(wanted)
         if target == self.active:
             return SwapReport(written=0, restored=0)
+        adapters = _by_key(wanted)
         changed = {key: frozenset(adapters[key].changes) for key, _ in target}
         plan = plan_swap(self.active, target, {**self._changed, **changed})
         self._weights.keep(plan.write)

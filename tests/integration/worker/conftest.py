@@ -126,6 +126,14 @@ class LocalWorker:
         self.app.stop()
         return await self.running
 
+    async def drawing(self, jobs: int) -> None:
+        """Return once the engine has begun so many images after its warm-up."""
+
+        async def have_begun() -> bool:
+            return self.engine.generations == 1 + jobs
+
+        await until(have_begun)
+
     def finished(self, outcome: Outcome) -> float:
         labels = {"base_model": BASE, "outcome": outcome}
         registry = self.app._metrics.registry

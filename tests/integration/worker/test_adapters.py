@@ -101,14 +101,11 @@ async def test_a_digest_may_come_after_the_image_and_the_next_job_is_drawn_meanw
     hub.write("someone/crayon", CRAYON)
     adapters = await hub.pinned("someone/crayon")
     engine = SlowToHash()
-    start_worker(engine)
-
-    async def both_are_drawn() -> bool:
-        return engine.generations == 3  # the warm-up and both jobs
+    worker = start_worker(engine)
 
     first = await queue.add(a_job(adapters=adapters))
     second = await queue.add(a_job(adapters=()))
-    await until(both_are_drawn)
+    await worker.drawing(2)
     assert not (await queue.record(first)).status.is_end
     (pending,) = engine.pending
     pending.set_result(digest(CRAYON))

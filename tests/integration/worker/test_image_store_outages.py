@@ -14,7 +14,7 @@ from shared.errors import ErrorCode
 from shared.jobs import JobStatus
 from shared.results.file_store import LOCK
 from tests.builders import BASE, a_job
-from tests.integration.worker.conftest import LEASE, QueueUser, StartProcess, StartWorker, until
+from tests.integration.worker.conftest import LEASE, QueueUser, StartProcess, StartWorker
 from tests.null_engine import NullEngine
 from tests.servers import DURABLE, Server, Servers
 from worker import settlement
@@ -37,19 +37,12 @@ def apart(config: WorkerConfig, store: Server) -> WorkerConfig:
     return replace(config, common=replace(config.common, results_url=store.url))
 
 
-async def drawn(engine: NullEngine) -> None:
-    async def is_drawn() -> bool:
-        return engine.generations == 2  # the warm-up and the job
-
-    await until(is_drawn)
-
-
 async def test_an_image_waits_for_its_store_and_its_job_is_not_done_before(
     queue: QueueUser, start_worker: StartWorker, apart: WorkerConfig, store: Server
 ) -> None:
     worker = start_worker(config=apart)
     job = await queue.add(a_job(adapters=()))
-    await drawn(worker.engine)
+    await worker.drawing(1)
     await asyncio.sleep(1.5 * LEASE)
     assert (await queue.record(job)).status is JobStatus.RUNNING
     store.run()
@@ -78,7 +71,7 @@ async def test_a_job_that_is_cancelled_meanwhile_ends_without_the_store(
 ) -> None:
     worker = start_worker(NullEngine(BASE), config=apart)
     job = await queue.add(a_job(adapters=(), timeout=3600.0))
-    await drawn(worker.engine)
+    await worker.drawing(1)
     await queue.jobs.cancel(job)
 
     record = await queue.ended(job)
@@ -120,7 +113,7 @@ async def test_a_job_that_is_cancelled_meanwhile_does_not_wait_for_a_store_that_
 ) -> None:
     worker = start_worker(NullEngine(BASE), config=stuck)
     job = await queue.add(a_job(adapters=(), timeout=3600.0))
-    await drawn(worker.engine)
+    await worker.drawing(1)
     await queue.jobs.cancel(job)
 
     record = await queue.ended(job)

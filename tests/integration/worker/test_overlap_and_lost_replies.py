@@ -13,7 +13,6 @@ from shared.queue.terms import Claim, LeaseState
 from shared.results.redis_store import RedisResults
 from tests.builders import BASE, a_job
 from tests.integration.worker.conftest import QueueUser, StartWorker, until
-from tests.null_engine import NullEngine
 from worker.metrics import Outcome
 from worker.running import RunningJob
 
@@ -33,13 +32,9 @@ async def test_an_image_is_stored_while_the_next_one_is_drawn(
         return await store(self, *arguments)
 
     monkeypatch.setattr(RedisResults, "put", slow_put)
-    engine = NullEngine(BASE)
-    start_worker(engine)
+    worker = start_worker()
 
-    async def second_is_drawn() -> bool:
-        return engine.generations == 3  # the warm-up and both jobs
-
-    await until(second_is_drawn)
+    await worker.drawing(2)
     assert (await queue.record(first)).status is JobStatus.RUNNING
     may_store.set()
     for job in (first, second):
