@@ -74,7 +74,7 @@ def a_job(**changes: Any) -> Job:
 def a_lease(**changes: Any) -> Lease:
     """The first attempt of a fresh job."""
     job = changes.pop("job", None) or a_job()
-    return replace(Lease(job=job, worker=WORKER, fence=1, attempt=1), **changes)
+    return replace(Lease(job=job, worker=WORKER, fence=1, attempt=1, crashes=0), **changes)
 
 
 def some_progress(**changes: Any) -> Progress:

@@ -33,6 +33,7 @@ BASE_REVISION = "89abcdef0123456789abcdef0123456789abcdef"
 
 # Prompts that make the engine misbehave; all others are drawn.
 CRASH = "crash the process"
+CRASH_LATE = "crash the process after the last step"
 HANG = "hang for ever"
 RAISE = "raise something unforeseen"
 DAMAGE = "damage the base and raise"
@@ -134,6 +135,8 @@ class NullEngine:
         for done in range(1, steps + 1):
             time.sleep(self._step_seconds)
             on_step(done, steps)
+        if params.prompt == CRASH_LATE:
+            os.kill(os.getpid(), signal.SIGKILL)
         return Generated(
             image=draw(self._active, params),
             width=source.width if source else params.width or 64,

@@ -23,9 +23,10 @@ from worker.metrics import Gap, Outcome, WorkerMetrics
 from worker.prefetch import Prefetch
 from worker.running import RunningJob, RunningJobs
 from worker.settlement import Settlement
-from worker.staging import GRACE, MOST_STAGED, StagedJob, Staging
+from worker.staging import GRACE, StagedJob, Staging
 
 A = TypeVar("A", bound=Adapter)
+T = TypeVar("T")
 
 IDLE_WAIT = 2.0
 """Seconds. A lost wake-up hint costs no more than this."""
@@ -42,6 +43,9 @@ class Worker(Generic[A]):
     A job is claimed when the compute thread is about to need it: when the current job has one step left, so
     that the claim costs no idle time, or when none that is claimed has its adapters yet, so that a slow
     download holds up its own job alone. Not earlier: a lease is a job that no other worker can take.
+
+    A job that was held by a worker that died has this one for itself: if it kills it, too, it is known for
+    what it is, and no other job is charged with it a second time.
     """
 
     def __init__(
@@ -107,7 +111,7 @@ class Worker(Generic[A]):
                     with staged.expected, log_context(job=staged.running.lease.job.id):
                         await self._attempt(staged)
                     await self._check_base(idle=False)
-                elif len(self._staging) < MOST_STAGED:
+                elif self._staging.takes_more:
                     await self._look_for_work()
                 else:
                     self._executor.idle.wait_for(Gap.ADAPTERS)
@@ -125,7 +129,7 @@ class Worker(Generic[A]):
 
     async def _look_for_work(self) -> None:
         """Claim; return when there may be something to do."""
-        claim = await self._take()
+        claim = await _uncut(self._take())
         if claim.leases:
             self._executor.idle.wait_for(Gap.TURNOVER)
             with suppress(TimeoutError):
@@ -158,14 +162,15 @@ class Worker(Generic[A]):
         # The same for every repetition, because the answer that was lost may have been a lease.
         token = secrets.token_hex(16)
         for pause in backoff(FIRST_PAUSE, LONGEST_PAUSE):
+            is_last = self._stopping.is_set()
             try:
                 return await self._queue.claim(self._id, token, hot=self._executor.hot())
             except QueueUnavailable as error:
                 cause = str(error.__cause__)
                 logger.warning("Redis does not answer", extra={"action": "claim_waits", "cause": cause})
-                await self._rest(pause)
-            if self._stopping.is_set():
+            if is_last:
                 break
+            await self._rest(pause)
         return Claim()
 
     async def _idle(self, longest: float) -> None:
@@ -207,6 +212,8 @@ class Worker(Generic[A]):
             ending, error = await self._draw(staged)
             await self._settled()
             self._settling = asyncio.create_task(self._settle(running, ending))
+            if running.lease.is_suspect:
+                await self._settled()
             if error is not None and is_unforeseen(error):
                 await self._settled()
                 if isinstance(error, BaseDamaged):
@@ -221,8 +228,8 @@ class Worker(Generic[A]):
     async def _claim_ahead(self, running: RunningJob) -> None:
         """Have the next job here when this one ends, unless one is."""
         await running.nearly_drawn()
-        is_wanted = not self._staging.has_ready and len(self._staging) < MOST_STAGED
-        if is_wanted and not self._stopping.is_set():
+        is_wanted = not self._staging.has_ready and self._staging.takes_more
+        if is_wanted and not running.lease.is_suspect and not self._stopping.is_set():
             await self._take()
 
     async def _draw(self, staged: StagedJob) -> tuple[Drawn | Failure, Exception | None]:
@@ -294,6 +301,15 @@ class Worker(Generic[A]):
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
+
+
+async def _uncut(work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` does; who is cancelled meanwhile waits for its end: its reply may hold a lease."""
+    working = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(working)
+    finally:
+        await asyncio.wait([working])
 
 
 async def _first_of(work: asyncio.Task[Any], event: asyncio.Event) -> None:

@@ -60,6 +60,13 @@ class Staging(Generic[A]):
         return len(self._jobs)
 
     @property
+    def takes_more(self) -> bool:
+        """Whether more jobs may be claimed: there is room, and none that has to be alone is here."""
+        return len(self._jobs) < MOST_STAGED and not any(
+            staged.running.lease.is_suspect for staged in self._jobs
+        )
+
+    @property
     def has_ready(self) -> bool:
         """Whether a job is ready to be drawn."""
         return any(staged.is_ready for staged in self._jobs)

@@ -87,7 +87,12 @@ class JobQueue:
         self._overview = Script(redis, "overview")
 
     async def enqueue(
-        self, job: Job, idempotency: IdempotencyKey | None = None, router: str = ""
+        self,
+        job: Job,
+        idempotency: IdempotencyKey | None = None,
+        router: str = "",
+        *,
+        only_asks: bool = False,
     ) -> Admission:
         """Add a job. A job whose id is known already is left as it is, whatever its state (KNOWN).
 
@@ -103,6 +108,7 @@ class JobQueue:
             idempotency: the client's promise, if it gave one.
             router: who alone wants the job, if that is so: it is not started for a router that is gone, that
                 is, one that has not called `attend` for `router_ttl`.
+            only_asks: return what the answer would be now, and add no job.
         """
         settings, same = self._settings, idempotency or IdempotencyKey(key="", request="")
         outcome, job_id, seconds = await self._enqueue.run(
@@ -127,6 +133,7 @@ class JobQueue:
             MOST_IN_ONE_CALL,
             router,
             settings.router_ttl,
+            int(only_asks),
         )
         return Admission(
             outcome=Enqueued(outcome.decode()), job=JobId(job_id.decode()), seconds=float(seconds)
@@ -173,14 +180,14 @@ class JobQueue:
         )
 
     async def _lease(self, worker: WorkerId, reply: Sequence[Any]) -> Lease | None:
-        job_id, encoded, token, fence, attempt = reply
+        job_id, encoded, token, fence, attempt, crashes = reply
         job = _readable(encoded)
         if job is None:
             error = encode_error(OTHER_VERSION)
             await self._end(self._fail, job_id.decode(), worker, fence, error, 0, 0, 0, 0)
             return None
         job = replace(job, sealed_token=token.decode() or None)
-        return Lease(job=job, worker=worker, fence=fence, attempt=attempt)
+        return Lease(job=job, worker=worker, fence=fence, attempt=attempt, crashes=crashes)
 
     async def heartbeat(self, worker: WorkerId, jobs: Sequence[Progress]) -> dict[JobId, LeaseState]:
         """Renew the leases of a worker's jobs in one call and record their progress."""

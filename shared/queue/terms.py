@@ -47,12 +47,24 @@ class QueueSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lease:
-    """The right to run a job, and to write about it. `fence` is what every write is checked against."""
+    """The right to run a job, and to write about it.
+
+    Attributes:
+        fence: what every write is checked against.
+        attempt: counts from 1.
+        crashes: workers that died with this job before, whoever was to blame.
+    """
 
     job: Job
     worker: WorkerId
     fence: int
     attempt: int
+    crashes: int
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the job may be what killed a worker: no other is to be held beside it."""
+        return self.crashes > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,12 @@ local id, ttl = ARGV[1], ARGV[2]
 
 local status = redis.call('HGET', JOB .. id, 'status')
 if status == 'queued' then
-  finish(id, ttl, 'cancelled')
+  withdraw(id, ttl, 'cancelled')
   mark_work()
 elseif status == 'running' then
   redis.call('HSET', JOB .. id, 'cancelled', 1)
   redis.call('PUBLISH', CONTROL, id)
 elseif status == 'cancelled' then
-  redis.call('HDEL', JOB .. id, 'unwanted')
+  if redis.call('HDEL', JOB .. id, 'unwanted') == 1 then refund(id) end
 end
 return nil

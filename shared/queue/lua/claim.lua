@@ -7,7 +7,7 @@
 --       8 most jobs to claim  9 most hints  10 slack in average jobs  11 most overtakes  12 oldest age passed
 --       13 workers that may die with the same adapters  14 the encoded error of a job in quarantine
 --       15 one claim in how many is a lower priority's, then the worker's affinities, the active one first
--- Returns {{job id, encoded job, sealed token, fence, attempt} for each, {encoded job that comes soon, ...},
+-- Returns {{job id, encoded job, sealed token, fence, attempt, crashes} for each, {encoded job that comes soon, ...},
 --   seconds until the next delayed job is due, or ''}.
 
 local LAST = KEYS[19]
@@ -18,8 +18,8 @@ local most_crashes, quarantined, turn, FIRST_HOT = tonumber(ARGV[13]), ARGV[14],
 local now = server_time()
 
 local function lease_of(id, fence)
-  local job = redis.call('HMGET', JOB .. id, 'job', 'token', 'attempts')
-  return {id, job[1], job[2] or '', tonumber(fence), tonumber(job[3])}
+  local job = redis.call('HMGET', JOB .. id, 'job', 'token', 'attempts', 'crashes')
+  return {id, job[1], job[2] or '', tonumber(fence), tonumber(job[3]), tonumber(job[4])}
 end
 
 -- Above every earlier fence, also above those that were given before the server lost its data.
@@ -137,7 +137,7 @@ local function claim(ended)
       finish(chosen.id, ttl, 'cancelled', 'unwanted', 1)
       ended = ended + 1
     elseif is_in_quarantine(chosen.id) then
-      finish(chosen.id, ttl, 'failed', 'error', quarantined)
+      withdraw(chosen.id, ttl, 'failed', 'error', quarantined)
       ended = ended + 1
     else
       local fence = take(chosen, head)

@@ -8,7 +8,7 @@
 --       11 digest of the idempotency key, or ''  12 digest of the request  13 seconds to remember the key
 --       14 most waiting jobs  15 most of one tenant  16 record ttl  17 the encoded error of an expired job
 --       18 most expired jobs to end in one call  19 the router that alone wants it, or ''
---       20 seconds for which that holds
+--       20 seconds for which that holds  21 '1' to ask only: the answer, and no job
 -- Returns {what happened, job id, seconds of work that wait}; for 'quarantined' the seconds that it lasts.
 
 local id, job, token, timeout, priority, tenant = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -16,7 +16,7 @@ local weight, work, affinity, most_crashes = ARGV[7], tonumber(ARGV[8]), ARGV[9]
 local key, request, remember = ARGV[11], ARGV[12], ARGV[13]
 local most, most_of_tenant, ttl, expired, bound =
   tonumber(ARGV[14]), tonumber(ARGV[15]), ARGV[16], ARGV[17], ARGV[18]
-local router, attended = ARGV[19], ARGV[20]
+local router, attended, only_asks = ARGV[19], ARGV[20], ARGV[21] == '1'
 
 local function answer(what, known)
   return {what, known or id, tostring(meta('backlog') / 1000000)}
@@ -27,7 +27,7 @@ local status, unwanted, deadline = unpack(redis.call('HMGET', JOB .. id, 'status
 if status and not unwanted then return answer('known') end
 if unwanted and tonumber(deadline) <= now then
   redis.call('HDEL', JOB .. id, 'unwanted')
-  finish(id, ttl, 'failed', 'error', expired)
+  withdraw(id, ttl, 'failed', 'error', expired)
   return answer('known')
 end
 if key ~= '' and not unwanted then
@@ -48,6 +48,8 @@ end
 end_overdue(now, bound, ttl, expired)
 if redis.call('ZCARD', DEADLINES) >= most then return answer('full') end
 if tonumber(redis.call('HGET', TENANTS, tenant) or 0) >= most_of_tenant then return answer('tenant_full') end
+
+if only_asks then return answer('added') end
 
 local function begin()
   -- Its share is counted in work, which is known at once and never revised: what tenants are promised does

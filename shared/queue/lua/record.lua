@@ -162,13 +162,6 @@ local function put_back(id, delay)
   end
 end
 
--- End waiting jobs whose time is over, a bounded number of them; return how many.
-local function end_overdue(now, bound, ttl, expired)
-  local overdue = redis.call('ZRANGE', DEADLINES, '-inf', now, 'BYSCORE', 'LIMIT', 0, bound)
-  for _, id in ipairs(overdue) do finish(id, ttl, 'failed', 'error', expired) end
-  return #overdue
-end
-
 -- The range of scores of one priority, from 0 for the highest.
 local function span(priority)
   return digits(priority * SPAN), '(' .. digits((priority + 1) * SPAN)
@@ -179,11 +172,44 @@ local function virtual_time(priority)
   return math.max(meta('virtual:' .. priority), priority * SPAN)
 end
 
+-- What a job takes of its tenant's share, in virtual time.
+local function charge(load, weight)
+  return math.max(1, math.ceil(load / weight))
+end
+
 -- The next score of a tenant within a priority: behind its other jobs, and behind what was served.
 local function next_place(priority, tenant, load, weight)
   local name = priority .. ':' .. tenant
   local before = tonumber(redis.call('ZSCORE', TAGS, name) or 0)
-  local place = math.max(virtual_time(priority), before) + math.max(1, math.ceil(load / weight))
+  local place = math.max(virtual_time(priority), before) + charge(load, weight)
   redis.call('ZADD', TAGS, digits(place), name)
   return digits(place)
+end
+
+-- Give a tenant back what it was charged for a job that no worker has run.
+local function refund(id)
+  local job = redis.call('HMGET', JOB .. id, 'attempts', 'priority', 'tenant', 'load', 'weight')
+  if job[1] ~= '0' then return end
+  local name = job[2] .. ':' .. job[3]
+  local before = redis.call('ZSCORE', TAGS, name)
+  if not before then return end
+  local after = before - charge(job[4], job[5])
+  if after > virtual_time(job[2]) then
+    redis.call('ZADD', TAGS, digits(after), name)
+  else
+    redis.call('ZREM', TAGS, name)
+  end
+end
+
+-- End a job that is not running; one that never was costs its tenant nothing.
+local function withdraw(id, ttl, status, ...)
+  refund(id)
+  finish(id, ttl, status, ...)
+end
+
+-- End waiting jobs whose time is over, a bounded number of them; return how many.
+local function end_overdue(now, bound, ttl, expired)
+  local overdue = redis.call('ZRANGE', DEADLINES, '-inf', now, 'BYSCORE', 'LIMIT', 0, bound)
+  for _, id in ipairs(overdue) do withdraw(id, ttl, 'failed', 'error', expired) end
+  return #overdue
 end

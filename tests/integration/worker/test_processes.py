@@ -140,6 +140,22 @@ async def test_a_job_that_kills_its_workers_fails_and_other_jobs_go_on(
     assert after.status is JobStatus.SUCCEEDED
 
 
+async def test_jobs_that_were_held_beside_it_outlive_it(
+    queue: QueueUser, start_process: StartProcess
+) -> None:
+    prompts = ["before", null_engine.CRASH_LATE, "after"]
+    jobs = [await queue.add(a_job(adapters=(), params=some_params(prompt=prompt))) for prompt in prompts]
+    for _ in range(QueueSettings().max_crashes):
+        # long enough for the next job to be claimed before the last step ends
+        assert await start_process("--step-seconds", "0.2").exit_code() == -signal.SIGKILL
+    start_process()
+
+    before, poison, after = [await queue.ended(job) for job in jobs]
+    assert (poison.status, poison.crashes) == (JobStatus.FAILED, 2)
+    assert before.status is JobStatus.SUCCEEDED
+    assert (after.status, after.crashes) == (JobStatus.SUCCEEDED, 1)
+
+
 async def test_what_a_frozen_worker_writes_too_late_changes_nothing(
     queue: QueueUser, start_process: StartProcess
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders import a_job, a_lease
 from worker.running import RunningJob
-from worker.staging import Staging
+from worker.staging import MOST_STAGED, Staging
 
 
 class Fetches:
@@ -33,9 +33,9 @@ async def fetches():
 async def a_staged_job(fetches):
     """Stage a fresh job and return its id, once its fetch has begun."""
 
-    async def stage(staging):
+    async def stage(staging, **lease):
         job = a_job()
-        staging.add(RunningJob(a_lease(job=job)))
+        staging.add(RunningJob(a_lease(job=job, **lease)))
         while job.id not in fetches.ends:  # noqa: ASYNC110 - a state, not an event
             await asyncio.sleep(0)
         return job.id
@@ -75,6 +75,26 @@ async def test_a_job_whose_adapters_cannot_be_had_never_comes_out_not_even_in_th
     await staging.changed()
     assert seen == [(job, "no such file"), (False, None)]
     assert len(staging) == 0
+
+
+async def test_no_more_is_taken_beside_a_job_that_was_held_by_a_worker_that_died(fetches, a_staged_job):
+    staging = Staging(fetches, on_error=None)
+    await a_staged_job(staging)
+    assert staging.takes_more
+    suspect = await a_staged_job(staging, crashes=1)
+    assert not staging.takes_more
+    fetches.ends[suspect].set_result(0.1)
+    await staging.changed()
+    assert staging.take().running.lease.job.id == suspect
+    assert staging.takes_more
+
+
+async def test_there_is_room_for_so_many_jobs(fetches, a_staged_job):
+    staging = Staging(fetches, on_error=None)
+    for _ in range(MOST_STAGED):
+        assert staging.takes_more
+        await a_staged_job(staging)
+    assert not staging.takes_more
 
 
 async def test_what_is_cleared_is_given_back_and_fetched_no_more(fetches, a_staged_job):

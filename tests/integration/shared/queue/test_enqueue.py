@@ -55,6 +55,18 @@ async def test_a_full_queue_refuses_and_keeps_nothing(a_queue, redis):
     assert await queue.depth() == (2, 0)
 
 
+async def test_who_only_asks_is_told_what_would_come_of_it_and_changes_nothing(a_queue, redis):
+    queue = a_queue(max_waiting=2)
+    known = a_job()
+    await queue.enqueue(known)
+    before = {key: await redis.dump(key) for key in await redis.keys()}
+    for job, outcome in ((a_job(), Enqueued.ADDED), (known, Enqueued.KNOWN)):
+        assert (await queue.enqueue(job, only_asks=True)).outcome is outcome
+    assert {key: await redis.dump(key) for key in await redis.keys()} == before
+    await queue.enqueue(a_job())
+    assert (await queue.enqueue(a_job(), only_asks=True)).outcome is Enqueued.FULL
+
+
 async def test_a_full_queue_still_knows_its_jobs(a_queue):
     queue = a_queue(max_waiting=1)
     job = a_job()

@@ -185,9 +185,22 @@ class QueueModel:
     def place(self, job: Job, load: float) -> int:
         priority = PRIORITIES.index(job.priority)
         before = self.tags.get((priority, job.tenant), 0)
-        place = max(self.virtual[priority], before) + max(1, math.ceil(load / job.weight))
+        place = max(self.virtual[priority], before) + charge(job, load)
         self.tags[priority, job.tenant] = place
         return place
+
+    def withdraw(self, known: Modelled, status: JobStatus) -> None:
+        """End a job that waits; or one that seemed unwanted, once it is known how it ends."""
+        tenant = known.priority, known.job.tenant
+        if not known.attempts and tenant in self.tags:
+            after = self.tags[tenant] - charge(known.job, known.load)
+            self.tags |= {tenant: after}
+            if after <= self.virtual[known.priority]:
+                del self.tags[tenant]
+        if known.unwanted:
+            known.status, known.unwanted = status, False
+        else:
+            known.become(status)
 
     def add(self, job: Job, router: str) -> Modelled:
         seconds = job.work * self.pace if job.work and self.pace else self.mean or 1.0
@@ -203,7 +216,7 @@ class QueueModel:
         if not known.unwanted:
             return Enqueued.KNOWN
         if known.late:
-            known.status, known.unwanted = JobStatus.FAILED, False
+            self.withdraw(known, JobStatus.FAILED)
             return Enqueued.KNOWN
         if refusal := self.refuses(known.job, None, new=False):
             assert isinstance(refusal, Enqueued)
@@ -215,7 +228,7 @@ class QueueModel:
     def end_late(self) -> None:
         for known in self.waiting():
             if known.late:
-                known.become(JobStatus.FAILED)
+                self.withdraw(known, JobStatus.FAILED)
         self.forget_debts()
 
     def claimed_before(self, worker: WorkerId, token: str) -> list[Modelled]:
@@ -235,7 +248,7 @@ class QueueModel:
                 chosen.become(JobStatus.CANCELLED)
                 chosen.unwanted = True
             elif self.crashes[chosen.job.affinity] >= SETTINGS.max_adapter_crashes:
-                chosen.become(JobStatus.FAILED)
+                self.withdraw(chosen, JobStatus.FAILED)
             else:
                 self.advance(head)
                 if chosen.place > head.place:
@@ -505,12 +518,11 @@ class QueueMachine(RuleBasedStateMachine):
         if known.gone:
             assert self.ask(self.queue.cancel, job.id) is None
             return
-        if known.waits:
-            known.become(JobStatus.CANCELLED)
+        if known.waits or known.unwanted:
+            self.model.withdraw(known, JobStatus.CANCELLED)
             self.model.forget_debts()
         elif known.status is JobStatus.RUNNING:
             known.cancelled = True
-        known.unwanted = False
         for _ in range(2 if repeat else 1):
             assert self.ask(self.queue.cancel, job.id).status is known.status
 
@@ -679,6 +691,10 @@ class MortalMachine(QueueMachine):
         self.server.run()
         with suppress(QueueUnavailable):  # or it was sent once more, and answered
             await calling
+
+
+def charge(job: Job, load: float) -> int:
+    return max(1, math.ceil(load / job.weight))
 
 
 def ids(members) -> set[str]:

@@ -75,6 +75,16 @@ async def test_a_job_that_kills_its_workers_fails_at_the_limit(
     assert await queue.depth() == (0, 0)
 
 
+async def test_the_next_worker_is_told_that_the_last_one_died(queue, claim, run_out):
+    await queue.enqueue(a_job())
+    first = await claim()
+    assert not first.is_suspect
+    await run_out(first)
+    await queue.reap()
+    second = await claim()
+    assert (second.attempt, second.crashes, second.is_suspect) == (2, 1, True)
+
+
 async def test_other_jobs_outlive_it(a_queue, claim, run_out):
     queue = a_queue(max_crashes=1)
     poison, good = a_job(), a_job()

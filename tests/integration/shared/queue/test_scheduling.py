@@ -9,7 +9,7 @@ import pytest
 from shared.jobs import JobStatus, Priority
 from shared.queue.queue import MOST_IN_ONE_CALL
 from shared.queue.terms import Enqueued, Mode, QueueSettings
-from tests.builders import WORKER, a_job, an_adapter, an_error
+from tests.builders import WORKER, a_job, an_adapter, an_error, some_params
 
 tokens = count()
 
@@ -47,6 +47,22 @@ async def test_a_tenant_of_three_times_the_weight_gets_three_times_the_share(que
     await fill(queue, *light, *heavy)
     first = set(await ids_of(queue, take, 16))
     assert len(first & {job.id for job in heavy}) == 12
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+async def test_jobs_that_no_worker_ran_cost_their_tenant_nothing(queue, redis, keys, take, end):
+    others = [a_job(tenant="other") for _ in range(2)]
+    large = [a_job(tenant="one", params=some_params(steps=150, width=2048, height=2048)) for _ in range(15)]
+    small = a_job(tenant="one")
+    await fill(queue, *others, *large)
+    for job in large:
+        if end == "cancelled":
+            await queue.cancel(job.id)
+        else:
+            await redis.zadd(keys.deadlines, {job.id: 1})
+    await queue.reap()
+    await fill(queue, small)
+    assert small.id in await ids_of(queue, take, 2)
 
 
 async def test_a_tenant_at_its_cap_is_refused_and_others_are_not(a_queue):

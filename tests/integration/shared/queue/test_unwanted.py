@@ -51,6 +51,12 @@ async def test_enqueued_again_it_waits_again_as_it_did(queue, seem_gone, record_
     assert (await claim_one(queue, WORKER, "again")).job == job
 
 
+async def test_who_only_asks_is_told_that_it_would_wait_again(queue, seem_gone, record_of):
+    job = await seem_gone()
+    assert (await queue.enqueue(job, only_asks=True)).outcome is Enqueued.ADDED
+    assert (await record_of(job.id)).unwanted
+
+
 async def test_its_tenant_is_not_charged_twice(queue, seem_gone, redis, keys):
     job = await seem_gone()
     before = await redis.zrange(keys.tags, 0, -1, withscores=True)
