@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -23,6 +24,7 @@ from shared.queue.terms import QueueSettings
 from shared.redis_address import ManyServers, parse_address
 from shared.redis_client import command_client, pubsub_client
 from shared.results.opening import open_results
+from shared.results.redis_store import trim_images
 from shared.sealing import Sealer
 from shared.server_check import ROUTER_COMMANDS, check_server, has_room
 
@@ -72,7 +74,8 @@ async def _redis(app: web.Application) -> AsyncIterator[None]:
         # Of a cluster each base has a node of its own, of which the others know nothing.
         of_many = isinstance(parse_address(common.redis_url), ManyServers)
         guard = ServerGuard(
-            lambda: check_server(redis, ROUTER_COMMANDS), None if of_many else lambda: has_room(redis)
+            lambda: check_server(redis, ROUTER_COMMANDS),
+            None if of_many else lambda: has_room(redis, partial(trim_images, redis)),
         )
         async with guard as app[SERVER], Leftovers(app[POOLS], app[QUEUES]):
             yield

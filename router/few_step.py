@@ -44,13 +44,13 @@ _KINDS = (
     ),
     _kind(r"qwen.*lightning", steps=8, guidance_scale=1.0),
     _kind(
-        r"(sdxl|sd).?lightning|lightning.*\d.?step",  # a style may be called so, too
+        r"(sdxl|sd).?lightning|lightning.*(?<!\d)\d{1,2}.?step",  # a style may be called so, too
         steps=4,
         guidance_scale=0.0,
         scheduler="EulerDiscreteScheduler",
         timestep_spacing=TRAILING,
     ),
-    _kind(r"flux.*turbo", steps=8, guidance_scale=3.5),
+    _kind(r"flux.?1?.?(d(ev)?)?.?turbo", steps=8, guidance_scale=3.5),
     _kind(r"(?<![a-z])tcd(?![a-z])", steps=4, guidance_scale=0.0, scheduler="TCDScheduler"),
     _kind(r"(?<![a-z])lcm(?![a-z])|pcm.*lcm.?like", steps=4, guidance_scale=1.0, scheduler="LCMScheduler"),
     _kind(

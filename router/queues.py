@@ -67,21 +67,26 @@ class Queues:
             QueueUnavailable: Redis does not answer.
         """
         admission = await self.of_job(job.id).enqueue(job, idempotency, router)
-        if admission.outcome not in {Enqueued.ADDED, Enqueued.KNOWN}:
-            raise refusal(admission, job, workers)
+        _refuse(admission, job, workers)
         if admission.job == job.id:
             self._metrics.job_enqueued(job)
         return admission.job
 
-    async def keep_source(self, job: Job, source: SourcePicture) -> None:
+    async def keep_source(
+        self, job: Job, source: SourcePicture, workers: int, idempotency: IdempotencyKey | None = None
+    ) -> None:
         """Keep the picture that a job starts from, for as long as the job may wait.
 
+        Not that of a job which would not be admitted: it would take the place of other callers' images.
+
         Raises:
+            QueueFull, AdapterRejected, NoPoolForBase, InvalidRequest: as `admit`.
             NoRoom: there is none for it now.
             InvalidRequest: it is larger than all that is kept may be.
             WorkerFault: the disk fails.
             QueueUnavailable: Redis does not answer.
         """
+        _refuse(await self.of_job(job.id).enqueue(job, idempotency, only_asks=True), job, workers)
         try:
             await self._results.put_source(job.base, source.digest, source.data, job.timeout + SOURCE_MARGIN)
         except ImageTooLarge as error:
@@ -131,6 +136,11 @@ class Queues:
     async def _load(self, queue: JobQueue) -> tuple[int, int, float]:
         waiting, running = await queue.depth()
         return waiting, running, await queue.oldest_wait()
+
+
+def _refuse(admission: Admission, job: Job, workers: int) -> None:
+    if admission.outcome not in {Enqueued.ADDED, Enqueued.KNOWN}:
+        raise refusal(admission, job, workers)
 
 
 def refusal(admission: Admission, job: Job, workers: int) -> WarmbaseError:

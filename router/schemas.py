@@ -153,8 +153,6 @@ def _size(parameters: Fields, limits: Limits) -> tuple[int | None, int | None]:
     width, height = (fields.integer(side, MIN_SIDE, limits.max_side) for side in ("width", "height"))
     if fields is not parameters:
         fields.finish()
-    if width and height and width * height > limits.max_pixels:
-        reject(fields.path("width"), f"width x height is at most {limits.max_pixels} pixels")
     return width, height
 
 

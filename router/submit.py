@@ -210,7 +210,9 @@ class Submissions:
     async def _keep_source(self, submission: Submission) -> None:
         """Have the picture in the store before its job is in the queue."""
         if submission.source is not None:
-            await self._queues.keep_source(submission.job, submission.source)
+            await self._queues.keep_source(
+                submission.job, submission.source, submission.workers, submission.idempotency
+            )
 
     async def inspect(
         self, repo: RepoId, revision: str | None, token: str | None

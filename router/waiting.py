@@ -2,24 +2,23 @@
 
 The job's record is the truth. A message on the queue's channel only hints that it is worth a look, so a
 lost message costs one sweep: about once a second, and after every reconnect, the records of all waiting
-jobs are read. The router is the write-ahead log of what it waits for: a job that Redis has forgotten is
-enqueued again under its id, and so is one that the queue cancelled because this router stood still for so
-long that it seemed to be gone. A job whose client has left is cancelled, unless the client gave it an
-idempotency key: then it may come back for it. With each sweep the router says that it is there, because
-jobs that only it waits for are not started once it is gone.
+jobs are read; each base's apart, because their queues may be on several nodes. The router is the write-ahead
+log of what it waits for: a job that Redis has forgotten is enqueued again under its id, and so is one that
+the queue cancelled because this router stood still for so long that it seemed to be gone. A job whose client
+has left is cancelled, unless the client gave it an idempotency key: then it may come back for it. With each
+sweep the router says that it is there, because jobs that only it waits for are not started once it is gone.
 """
 
 import asyncio
 import logging
 import secrets
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from redis.asyncio import Redis
 
@@ -52,8 +51,48 @@ class _Waiting:
     admitted: bool = False
 
 
+class _Base:
+    """Those who wait for jobs of one base.
+
+    Attributes:
+        waiting: who waits, by the job whose end they get.
+        hinted: jobs that may have ended.
+        look: set when there is something to look at, or nobody left to look for.
+        silent_since: when the base's queue began not to answer. Counted from a failure, not from the last
+            success: that is long ago for a router that stood still, and a call which this cut short is no
+            outage of Redis.
+    """
+
+    def __init__(self, tag: str, next_sweep: float) -> None:
+        self.tag = tag
+        self.waiting: dict[JobId, list[_Waiting]] = {}
+        self.hinted: set[JobId] = set()
+        self.look = asyncio.Event()
+        self.next_sweep = next_sweep
+        self.silent_since: float | None = None
+
+    def join(self, waiting: _Waiting) -> None:
+        """Have somebody wait for the job that he follows."""
+        self.waiting.setdefault(waiting.followed, []).append(waiting)
+
+    def leave(self, waiting: _Waiting) -> None:
+        """Have him wait no more."""
+        others = self.waiting[waiting.followed]
+        others.remove(waiting)
+        if not others:
+            del self.waiting[waiting.followed]
+        if not self.waiting:
+            self.look.set()
+
+    def still_waiting(self, job: JobId) -> list[_Waiting]:
+        """Return who waits for the job and was told nothing yet."""
+        return [waiting for waiting in self.waiting.get(job, ()) if not waiting.ended.done()]
+
+
 class JobWaiter:
-    """Waits for many jobs with one subscription and one loop. An async context manager owns both.
+    """Waits for many jobs with one subscription, and a loop for each of their bases.
+
+    An async context manager owns them.
 
     Args of the constructor, in seconds: `sweep_every` between looks at all records, `patience` that an
     outage of Redis may last before those who wait are told.
@@ -74,34 +113,31 @@ class JobWaiter:
         self._patience = patience
         self._clock = clock
         self._router = secrets.token_hex(8)
-        self._waiting: dict[JobId, list[_Waiting]] = {}
+        self._bases: dict[str, _Base] = {}
         # Apart from the loops, so that they hold up nobody's answer.
         self._cancels: set[asyncio.Task[None]] = set()
         self._turns = lru_cache(BASES_KNOWN)(lambda _tag: asyncio.Semaphore(CANCELS_AT_ONCE))
-        self._hinted: set[JobId] = set()
-        self._look = asyncio.Event()
-        self._next_sweep = 0.0
-        # Counted from a failure, not from the last success: that is long ago for a router that stood still,
-        # and a call which this cut short is no outage of Redis.
-        self._silent_since: float | None = None
-        self._loops: tuple[asyncio.Task[None], ...] = ()
+        self._loops: set[asyncio.Task[None]] = set()
         # Beside cancelling: until Python 3.12, asyncio.wait_for inside redis-py may swallow a cancel.
         self._closing = False
 
     async def __aenter__(self) -> Self:
-        self._loops = (
-            asyncio.create_task(self._repeat(self._listen), name="listen for ends of jobs"),
-            asyncio.create_task(self._repeat(self._look_once), name="look at records of jobs"),
-        )
+        self._begin(self._repeat(self._listen, lambda: True), "listen for ends of jobs")
         return self
+
+    def _begin(self, loop: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(loop, name=name)
+        self._loops.add(task)
+        task.add_done_callback(self._loops.discard)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closing = True
-        for loop in self._loops:
+        loops = tuple(self._loops)
+        for loop in loops:
             loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await asyncio.gather(*loops, return_exceptions=True)
         if self._cancels:
             _, left = await asyncio.wait(self._cancels, timeout=LAST_CANCELS_SECONDS)
             if left:
@@ -122,14 +158,15 @@ class JobWaiter:
             JobExpired: the job's time is over.
         """
         waiting = _Waiting(job, idempotency, job.id, asyncio.get_running_loop().create_future())
-        self._waiting[job.id] = [waiting]
+        base = self._base(job)
+        base.join(waiting)
         try:
             async with asyncio.timeout(job.timeout):
                 followed = await self._queues.admit(
                     job, workers, idempotency, router="" if idempotency else self._router
                 )
-                self._silent_since = None
-                self._follow(waiting, followed)
+                base.silent_since = None
+                self._follow(base, waiting, followed)
                 return await waiting.ended
         except TimeoutError as error:
             self.abandon(job, idempotency)
@@ -140,7 +177,7 @@ class JobWaiter:
             self.abandon(job, idempotency)
             raise
         finally:
-            self._leave(waiting)
+            base.leave(waiting)
 
     def abandon(self, job: Job, idempotency: IdempotencyKey | None = None) -> None:
         """Have a job that nobody will ask for cancelled as soon as Redis answers; keep one that has a key.
@@ -152,106 +189,96 @@ class JobWaiter:
             self._cancels.add(cancel)
             cancel.add_done_callback(self._cancels.discard)
 
-    def _follow(self, waiting: _Waiting, job: JobId) -> None:
+    def _base(self, job: Job) -> _Base:
+        """Return those who wait on the job's base; there is a loop for them until the last one has left."""
+        tag = job_base_tag(job.id)
+        base = self._bases.get(tag)
+        if base is None:
+            # its first enqueue says that this router is there
+            base = self._bases[tag] = _Base(tag, self._clock() + self._sweep_every)
+            self._begin(self._look_after(base), f"look at records of jobs of {tag}")
+        return base
+
+    async def _look_after(self, base: _Base) -> None:
+        await self._repeat(lambda: self._look_once(base), lambda: bool(base.waiting))
+        del self._bases[base.tag]
+
+    def _follow(self, base: _Base, waiting: _Waiting, job: JobId) -> None:
         waiting.admitted = True
         if job != waiting.followed:
-            self._leave(waiting)
+            base.leave(waiting)
             waiting.followed = job
-            self._waiting.setdefault(job, []).append(waiting)
+            base.join(waiting)
             self._hint(job)  # it may have ended long ago
-
-    def _leave(self, waiting: _Waiting) -> None:
-        others = self._waiting[waiting.followed]
-        others.remove(waiting)
-        if not others:
-            del self._waiting[waiting.followed]
 
     async def _listen(self) -> None:
         with translate_errors():
             async with self._subscriptions.pubsub(ignore_subscribe_messages=True) as subscription:
                 await subscription.psubscribe(DONE_PATTERN)
-                self._next_sweep = 0.0  # whatever was published meanwhile was not heard
-                self._look.set()
+                for base in self._bases.values():
+                    base.next_sweep = 0.0  # whatever was published meanwhile was not heard
+                    base.look.set()
                 while not self._closing:
                     message = await subscription.get_message(timeout=LISTEN_SECONDS)
                     if message is not None:
                         self._hint(JobId(message["data"].decode("ascii", "replace")))
 
     def _hint(self, job: JobId) -> None:
-        if job in self._waiting:
-            self._hinted.add(job)
-            self._look.set()
+        base = self._bases.get(job_base_tag(job))
+        if base is not None and job in base.waiting:
+            base.hinted.add(job)
+            base.look.set()
 
-    async def _look_once(self) -> None:
+    async def _look_once(self, base: _Base) -> None:
         """Wait for a hint or the next sweep, and act on it."""
         try:
-            async with asyncio.timeout(max(0.0, self._next_sweep - self._clock())):
-                await self._look.wait()
+            async with asyncio.timeout(max(0.0, base.next_sweep - self._clock())):
+                await base.look.wait()
         except TimeoutError:
             pass
-        self._look.clear()
-        hinted = self._hinted & self._waiting.keys()
-        self._hinted.clear()
-        if self._clock() >= self._next_sweep:
-            self._next_sweep = self._clock() + self._sweep_every
-            hinted |= {job for job, callers in self._waiting.items() if callers[0].admitted}
-            await self._attend()
-        await self._read(hinted)
+        base.look.clear()
+        hinted = base.hinted & base.waiting.keys()
+        base.hinted.clear()
+        if self._clock() >= base.next_sweep:
+            base.next_sweep = self._clock() + self._sweep_every
+            hinted |= {job for job, callers in base.waiting.items() if callers[0].admitted}
+            with suppress(QueueUnavailable):  # the next sweep tries again
+                await self._queues.of_tag(base.tag).attend(self._router)
+        if hinted:
+            await self._read(base, tuple(hinted))
 
-    async def _attend(self) -> None:
-        tags = {job_base_tag(job) for job in self._waiting}
-        await asyncio.gather(*(self._attend_base(tag) for tag in tags))
-
-    async def _attend_base(self, tag: str) -> None:
-        with suppress(QueueUnavailable):  # the next sweep tries again
-            await self._queues.of_tag(tag).attend(self._router)
-
-    async def _read(self, jobs: Iterable[JobId]) -> None:
-        by_base: defaultdict[str, list[JobId]] = defaultdict(list)
-        for job in jobs:
-            by_base[job_base_tag(job)].append(job)
-        await asyncio.gather(*(self._read_base(tag, jobs) for tag, jobs in by_base.items()))
-
-    async def _read_base(self, tag: str, jobs: Sequence[JobId]) -> None:
+    async def _read(self, base: _Base, jobs: Sequence[JobId]) -> None:
         try:
-            records = await self._queues.of_tag(tag).records(jobs)
-            self._silent_since = None
+            records = await self._queues.of_tag(base.tag).records(jobs)
+            base.silent_since = None
             for job, record in zip(jobs, records, strict=True):
-                await self._settle(job, record)
+                await self._settle(base, job, record)
         except QueueUnavailable as error:
-            if self._silent_since is None:
-                self._silent_since = self._clock()
-            if self._clock() - self._silent_since > self._patience:
-                self._give_up(jobs, error)
+            if base.silent_since is None:
+                base.silent_since = self._clock()
+            if self._clock() - base.silent_since > self._patience:
+                for waiting in (waiting for job in jobs for waiting in base.still_waiting(job)):
+                    waiting.ended.set_exception(QueueUnavailable(error.message))
 
-    async def _settle(self, job: JobId, record: JobRecord | None) -> None:
-        for waiting in self._still_waiting(job):
+    async def _settle(self, base: _Base, job: JobId, record: JobRecord | None) -> None:
+        for waiting in base.still_waiting(job):
             if record is None or record.unwanted:
                 if waiting.admitted:
                     text = "job cancelled as unwanted" if record else "job forgotten by Redis"
                     logger.warning(text, extra={"action": "enqueue_again", "job": job})
-                    await self._enqueue_again(waiting)
+                    await self._enqueue_again(base, waiting)
             elif record.status.is_end:
                 waiting.ended.set_result(record)
 
-    async def _enqueue_again(self, waiting: _Waiting) -> None:
+    async def _enqueue_again(self, base: _Base, waiting: _Waiting) -> None:
         key = waiting.idempotency
-        admission = await self._queues.of_job(waiting.job.id).enqueue(
-            waiting.job, key, "" if key else self._router
-        )
+        admission = await self._queues.of_tag(base.tag).enqueue(waiting.job, key, "" if key else self._router)
         if waiting.ended.done():
             return
         if admission.outcome in {Enqueued.ADDED, Enqueued.KNOWN}:
-            self._follow(waiting, admission.job)
+            self._follow(base, waiting, admission.job)
         elif admission.outcome not in {Enqueued.FULL, Enqueued.TENANT_FULL}:  # they have room in a while
             waiting.ended.set_exception(refusal(admission, waiting.job, workers=1))
-
-    def _still_waiting(self, job: JobId) -> list[_Waiting]:
-        return [waiting for waiting in self._waiting.get(job, ()) if not waiting.ended.done()]
-
-    def _give_up(self, jobs: Sequence[JobId], error: QueueUnavailable) -> None:
-        for waiting in (waiting for job in jobs for waiting in self._still_waiting(job)):
-            waiting.ended.set_exception(QueueUnavailable(error.message))
 
     async def _cancel(self, job: JobId, until: float) -> None:
         """Cancel a job that was left; while Redis does not answer, again and again, but not for ever."""
@@ -266,9 +293,9 @@ class JobWaiter:
                     logger.exception("job left uncancelled", extra={"action": "abandon", "job": job})
                 return
 
-    async def _repeat(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Repeat `step` until the end; a failure is logged, and must not be the last thing the loop does."""
-        while not self._closing:
+    async def _repeat(self, step: Callable[[], Awaitable[None]], is_needed: Callable[[], bool]) -> None:
+        """Repeat `step` while it is needed; a failure is logged, and must not be the loop's last thing."""
+        while is_needed() and not self._closing:
             try:
                 await step()
             except QueueUnavailable:

@@ -144,7 +144,8 @@ def _client(url: str, *, reply: float | None, retries: int) -> Redis:
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": reply,
         "health_check_interval": HEALTH_CHECK_SECONDS,
-        # not on a time-out: what runs long for the server would only run again
+        # not on a time-out: what runs long for the server would only run again. A cluster's client has its
+        # own mind, and does; every script may come twice.
         "retry": _retry(retries),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         "decode_responses": False,

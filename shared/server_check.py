@@ -5,8 +5,9 @@ managed server that refuses INFO, does not count against it: it is logged.
 """
 
 import logging
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -137,10 +138,15 @@ async def check_server(redis: Redis, commands: Iterable[str]) -> tuple[str, ...]
     return tuple(dict.fromkeys(unknown for facts in servers for unknown in unknowns_of(facts)))
 
 
-async def has_room(redis: Redis) -> bool:
+async def has_room(redis: Redis, trim_images: Callable[[int], Awaitable[None]]) -> bool:
     """Whether a single server has memory for more jobs: those that run need what is left of it to end.
 
-    Images that it keeps do not count, because they make room. True where the server does not say.
+    Images that it keeps do not count, because they make room: those that are in the way do so now. True where
+    the server does not say.
+
+    Args:
+        redis: a client for commands.
+        trim_images: has the server keep no more than so many bytes of images.
 
     Raises:
         QueueUnavailable: it does not answer.
@@ -152,8 +158,11 @@ async def has_room(redis: Redis) -> bool:
             await redis.ping()
             return True
         images = int(await redis.get(BaseKeys(ALL_BASES).blob_bytes) or 0)
-    most = memory.get("maxmemory", 0)
-    return not most or memory["used_memory"] - images < FULL * most
+        allowed, used = FULL * memory.get("maxmemory", 0), memory["used_memory"]
+        if allowed and images and used > allowed:
+            # routers that look at once come to the same number
+            await trim_images(images - math.ceil(used - allowed))
+    return not allowed or used - images < allowed
 
 
 def log_unchecked(unchecked: Iterable[str]) -> None:

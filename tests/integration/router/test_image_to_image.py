@@ -14,6 +14,7 @@ from PIL import Image
 
 from shared.errors import ErrorCode
 from shared.jobs import JobError
+from shared.queue.terms import Mode
 from shared.redis_client import command_client
 from shared.results.file_store import FileResults
 from shared.results.redis_store import RedisResults
@@ -124,6 +125,14 @@ async def test_the_same_picture_is_kept_once(http, router, worker, redis):
         assert response.status == 200
     assert len(await redis.keys(f"*:blob:{source_name(BASE, worker.jobs[0].params.source)}")) == 1
     assert len(await redis.keys("*:blob:*")) == 3
+
+
+async def test_a_picture_whose_job_is_not_taken_takes_nobody_s_place(http, router, worker, redis, queue):
+    await queue.set_mode(Mode.DRAINING)
+    for headers in ({}, {"Prefer": "respond-async"}):
+        response, body = await post(http, router, data=PICTURE, headers=headers)
+        assert (response.status, b"drained" in body) == (503, True)
+    assert await redis.keys("*:blob:*") == []
 
 
 class ForgettingResults:

@@ -128,7 +128,7 @@ async def test_router_and_worker_do_all_their_work(urls, router, worker):
         await asks.attend("router")
         drawn, failed, cancelled = a_job(), a_job(), a_job()
         picture = SourcePicture(data=b"a picture", digest="ab" * 32)
-        await queues.keep_source(drawn, picture)
+        await queues.keep_source(drawn, picture, 1)
         await asks.enqueue(drawn, IdempotencyKey(key="k", request="r"), "router")
         await asks.enqueue(failed)
         await asks.enqueue(cancelled)

@@ -1,19 +1,25 @@
 """Images in Redis: what is left behind, and what a server without memory does."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
 from shared.errors import NoRoom, QueueUnavailable, ResultGone
 from shared.queue.keys import ALL_BASES, BaseKeys
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Enqueued, QueueSettings
 from shared.redis_client import command_client
-from shared.results.redis_store import RedisResults
-from tests.builders import BASE, a_lease
+from shared.refs import base_tag
+from shared.results.redis_store import RedisResults, trim_images
+from shared.server_check import FULL, has_room
+from tests.builders import BASE, a_job, a_lease
 from tests.servers import Servers
 
 DIGEST = "ab" * 32
 IMAGE = bytes(range(256)) * 100
 INDEX = BaseKeys(ALL_BASES)
+TAG = base_tag(BASE)
 
 
 @pytest.fixture
@@ -104,6 +110,24 @@ async def test_a_server_without_memory_gives_up_its_oldest_images(small):
     assert (await small.info("memory"))["used_memory"] < 9 << 20
     bytes_kept, images_kept = await kept_bytes(small)
     assert bytes_kept == images_kept * len(image)
+    assert images_kept == len(await small.keys("*:blob:*"))
+
+
+async def test_images_that_fill_a_server_make_room_for_jobs(small):
+    results, queue = RedisResults(small, ttl=60, most_bytes=1 << 30), JobQueue(small, TAG, QueueSettings())
+    names = [await results.put(a_lease(), b"x" * 100_000) for _ in range(100)]
+    memory = await small.info("memory")
+    assert memory["used_memory"] > FULL * memory["maxmemory"]
+
+    assert all(
+        await asyncio.gather(*(has_room(small, partial(trim_images, small)) for _ in range(8)))
+    )  # routers that look at once
+    assert (await small.info("memory"))["used_memory"] < FULL * memory["maxmemory"] + 100_000
+    assert (await queue.enqueue(a_job())).outcome is Enqueued.ADDED
+    assert await results.get(names[-1])
+    bytes_kept, images_kept = await kept_bytes(small)
+    assert bytes_kept == images_kept * 100_000
+    assert images_kept > 40
     assert images_kept == len(await small.keys("*:blob:*"))
 
 

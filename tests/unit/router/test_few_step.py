@@ -72,6 +72,7 @@ TCD = {"guidance_scale": 0.0, "scheduler": "TCDScheduler"}
             "diffusion_pytorch_model.safetensors",
             CardDefaults(steps=8, guidance_scale=3.5),
         ),
+        ("some/mirror", "flux1-dev-turbo_alpha.safetensors", CardDefaults(steps=8, guidance_scale=3.5)),
         (
             "lightx2v/Qwen-Image-Lightning",
             "Qwen-Image-Lightning-4steps-V1.0.safetensors",
@@ -88,6 +89,9 @@ def test_a_few_step_adapter_is_known_by_its_name(repo, weight_name, needs):
     [
         ("nerijs/pixel-art-xl", "pixel-art-xl.safetensors"),
         ("some/lightning-strikes", STANDARD),
+        ("some/lightning-style", "lightning_strikes_2000steps.safetensors"),
+        ("some/lightning-style-1500-steps", STANDARD),
+        ("some/flux-porsche-911-turbo", STANDARD),
         ("some/hyperrealism", STANDARD),
         ("some/turbo-cars", STANDARD),
         ("some/calculcm", STANDARD),

@@ -343,14 +343,6 @@ def test_adapter_is_named_once():
     )
 
 
-def test_the_number_of_pixels_is_limited():
-    limits = Limits(max_pixels=100 * 100)
-    body = json.dumps({"inputs": "a", "parameters": {"width": 101, "height": 100}}).encode()
-    with pytest.raises(InvalidRequest) as caught:
-        parse_request(MODEL, body, CIMultiDict(), limits)
-    assert caught.value.field == "parameters.width"
-
-
 @pytest.mark.parametrize("model", ["x", "a/b/c", "a/..", "-a/b", "a/b.git", "a/b c", ""])
 def test_an_id_that_cannot_exist_is_refused(model):
     with pytest.raises(InvalidRequest) as caught:

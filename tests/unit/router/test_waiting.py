@@ -1,5 +1,6 @@
 import asyncio
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -369,3 +370,42 @@ async def test_a_silent_node_keeps_only_its_own_bases_from_being_cancelled(serve
         assert server.cancelled == [other.id for other in others]
         answers.set()
     assert len(server.cancelled) == 2 * len(others)
+
+
+async def test_a_silent_node_holds_up_no_answer_of_another_s_bases_and_its_own_callers_are_told(server):
+    silent, other = a_job(base=RepoId("a/silent")), a_job()
+    never = asyncio.Event()
+
+    def of_tag(tag):
+        return hanging if tag == base_tag(silent.base) else server
+
+    async def hang(*_):
+        server.refused += 1
+        if server.now:
+            raise QueueUnavailable("no answer")
+        await never.wait()
+
+    hanging = SimpleNamespace(attend=hang, records=hang)
+    server.of_tag = of_tag
+    async with (
+        JobWaiter(server, server, sweep_every=0.0, clock=lambda: server.now) as waiter,
+        asyncio.timeout(10),
+    ):
+        told = asyncio.create_task(waiter.run(silent, 1))
+        while not server.refused:  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+        wait = asyncio.create_task(waiter.run(other, 1))
+        while other.id not in server.enqueued:  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+        server.end(other)
+        await wait
+
+        server.now = 1.0
+        never.set()
+        asking = asyncio.create_task(waiter.run(a_job(), 1))  # of another base, which answers
+        await server.has_refused()
+        server.now = 12.0
+        with pytest.raises(QueueUnavailable):
+            await told
+        assert not asking.done()
+        asking.cancel()

@@ -1,0 +1,15 @@
+#!lua flags=allow-oom
+-- Forget the oldest images until all together are within a number of bytes.
+--
+-- ARGV  1 that number  2 ttl
+
+local most, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
+
+local sum = total()
+while sum > most do
+  local size = forget_oldest()
+  if not size then break end
+  sum = sum - size
+end
+set_total(sum, ttl)
+return nil
