@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from shared.config import worker_config
 from shared.refs import RepoId, parse_repo_id
 
 LOOPBACK = "127.0.0.1"
 DEMO_BASES = (RepoId("warmbase/shapes-xl"), RepoId("warmbase/shapes-sd"))
 DEMO_REPOSITORIES = Path(__file__).parent / "demo" / "hub"
+
+SECONDS_TO_GIVE_BACK = 10.0
+"""For a worker whose drain is over, to put its job back and end."""
 
 _PACKAGES = Path(__file__).parents[1]
 
@@ -152,7 +156,11 @@ def router_child(options: UpOptions, common: Mapping[str, str], port: int) -> Ch
 def worker_children(
     options: UpOptions, common: Mapping[str, str], ports: Sequence[int], cores: int
 ) -> tuple[ChildSpec, ...]:
-    """Return one worker for each base; `ports` are their probe ports."""
+    """Return one worker for each base; `ports` are their probe ports.
+
+    Raises:
+        ConfigError: a variable holds a value that cannot be used.
+    """
     names = worker_names(options.bases)
     choices = {"WARMBASE_DEVICE": options.device, "WARMBASE_DTYPE": options.dtype}
     environ = {**common, **{name: value for name, value in choices.items() if value}}
@@ -163,16 +171,20 @@ def worker_children(
     if len(names) > 1:
         # Each would take all cores, and together they would be slower than in turn.
         environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // len(names))))
+    own = [
+        {**environ, "WARMBASE_BASE": base, "WARMBASE_PROBE_PORT": str(port)}
+        for base, port in zip(options.bases, ports, strict=True)
+    ]
     return tuple(
         ChildSpec(
             role=Role.WORKER,
             name=name,
             argv=_run("worker"),
-            environ={**environ, "WARMBASE_BASE": base, "WARMBASE_PROBE_PORT": str(port)},
-            ready_url=f"http://{LOOPBACK}:{port}/ready",
-            grace=30.0,
+            environ=each,
+            ready_url=f"http://{LOOPBACK}:{each['WARMBASE_PROBE_PORT']}/ready",
+            grace=worker_config(each).drain + SECONDS_TO_GIVE_BACK,
         )
-        for name, base, port in zip(names, options.bases, ports, strict=True)
+        for name, each in zip(names, own, strict=True)
     )
 
 

@@ -67,7 +67,7 @@ class ValkeyPart:
 
 
 class System:
-    """The running parts. Leaving it as an async context ends them all.
+    """The running parts.
 
     Args:
         ask: asks the part behind a URL whether it is ready.

@@ -35,7 +35,7 @@ from deploy.progress import Screen, Status, open_screen
 from deploy.readiness import ask
 from deploy.redis_refusal import why_unavailable
 from deploy.system import Death, System, ValkeyPart
-from shared.config import worker_config
+from shared.config import ConfigError, worker_config
 from shared.errors import QueueUnavailable
 from shared.redis_client import command_client, translate_errors
 
@@ -60,7 +60,13 @@ def main(options: UpOptions, environ: Mapping[str, str]) -> int:
     screen = open_screen(sys.stdout, environ)
     try:
         death = asyncio.run(_run(options, _machine(environ), _ports(options), screen))
-    except (CannotStart, PortUnusable, embedded_valkey.ServerMissing, embedded_valkey.ServerFailed) as error:
+    except (
+        CannotStart,
+        ConfigError,
+        PortUnusable,
+        embedded_valkey.ServerMissing,
+        embedded_valkey.ServerFailed,
+    ) as error:
         print(f"warmbase up: {error}", file=sys.stderr)
         return 1
     if death is None:

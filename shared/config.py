@@ -32,7 +32,6 @@ class Limits:
 
     max_steps: int = 150
     max_side: int = 2048
-    max_pixels: int = 2048 * 2048
     max_adapters: int = 8
     max_scale: float = 4.0
     max_prompt: int = 4000

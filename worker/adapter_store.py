@@ -27,6 +27,10 @@ MOST_AHEAD = 16
 """Downloads on their way beyond which none is begun ahead of its job: the threads are the jobs' own."""
 
 
+class NotWanted(Exception):
+    """Nobody waits for the adapter any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeightFile:
     """What an adapter is kept under: the reference without the strength, which is the job's affair."""
@@ -232,11 +236,12 @@ class AdapterStore(Generic[A]):
         adapter = self._ram.peek(weight_file(ref))
         if adapter is not None:
             return adapter.nbytes
-        threads = self._threads.lookup
-        if not await self._is_on_disk(ref):
+        run = asyncio.get_running_loop().run_in_executor
+        nbytes = await run(self._threads.lookup, self._files.size_here, ref)
+        if nbytes is None:
             on_absent()
-            threads = self._threads.download
-        return await asyncio.get_running_loop().run_in_executor(threads, self._files.size, ref, token)
+            nbytes = await run(self._threads.download, self._files.size, ref, token)
+        return nbytes
 
     async def _get(self, ref: AdapterRef, token: str | None, nbytes: int, count: bool) -> A:
         file = weight_file(ref)
@@ -247,7 +252,7 @@ class AdapterStore(Generic[A]):
             await self._download(ref, token, nbytes, count=count)
             try:
                 return await self._ingests.join(file, lambda: self._ingested(ref, nbytes))
-            except NotOnDisk:
+            except (NotOnDisk, NotWanted):  # the latter is of one who left just before
                 continue
         raise WorkerFault(f"{ref.repo}: the worker's disk tier is too small for what is asked for at once")
 
@@ -286,16 +291,27 @@ class AdapterStore(Generic[A]):
         return adapter
 
     def _read(self, ref: AdapterRef) -> A:
-        with self._files.reading(ref) as path:
-            return self._ingest(path)
+        try:
+            with self._files.reading(ref) as path:
+                return self._ingest(path)
+        except AdapterFault as fault:
+            if self._files.drop_damaged(ref):
+                raise NotOnDisk(ref.repo) from fault
+            raise
 
     async def _reserve(self, file: WeightFile, nbytes: int) -> None:
-        """Wait for room beside what is in use. Who is about to draw waits for other ingests only."""
+        """Wait for room beside what is in use. Who is about to draw waits for other ingests only.
+
+        Raises:
+            NotWanted: whoever waited has left, and must not push out what others need.
+        """
         while not self._ram.reserve(file, nbytes):
             if self._ram.is_in_use(file) and not self._ram.has_reserved:
                 self._ram.reserve(file, nbytes, at_any_rate=True)
                 return
             await self._freed.wait()
+            if not self._ram.is_wanted(file):
+                raise NotWanted
 
     def _look_again(self) -> None:
         """Have those who wait for room look whether there is some now."""

@@ -92,6 +92,10 @@ class DiskTier:
         with self._lock:
             self._evict(self._budget)
 
+    def remove(self, path: Path) -> bool:
+        """Remove a file that is of no use; false while somebody reads it."""
+        return _remove(path)
+
     @contextmanager
     def reading(self, path: Path) -> Iterator[None]:
         """Keep the file from being evicted, by any process, while inside.

@@ -164,6 +164,8 @@ class Heartbeat:
             else:
                 await self._reached(self._announce(pools))
             if self._may_reap():
+                # the machine may have stood still for longer than a lease, and this have woken first
+                await self._beat(queue)
                 await self._reached(queue.reap())
             await self._pause(self._stopping if self._leaving.is_set() else self._leaving)
 

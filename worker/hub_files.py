@@ -1,8 +1,11 @@
 """Weight files from the Hub: their sizes, and their way into the disk tier."""
 
 import errno
+import hashlib
+import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
@@ -13,7 +16,6 @@ from huggingface_hub import (
     get_hf_file_metadata,
     hf_hub_download,
     hf_hub_url,
-    try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -24,12 +26,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 from shared.errors import AdapterRejected, HubUnavailable, RepoForbidden, RepoNotFound, WorkerFault
 from shared.refs import AdapterRef
 from worker.disk_tier import DiskTier, NotOnDisk
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class HubFiles:
@@ -44,11 +49,14 @@ class HubFiles:
         self._hub = hub
         self._max_bytes = max_bytes
         self._disk = disk
-        # Files that several repositories have would lie in a place of their own, which the tier cannot bound.
+        self._looked_at: set[str] = set()
+        # Files that several repositories have, and those that are no links, would lie where the tier does not
+        # look, and not be bounded.
         constants.HF_HUB_DISABLE_SHARED_BLOBS = True
+        constants.HF_HUB_DISABLE_SYMLINKS = False
 
     def size(self, ref: AdapterRef, token: str | None) -> int:
-        """Return the file's bytes, from disk or else as the Hub tells them to `token`, before any download.
+        """Return the file's bytes as the Hub tells them to `token`, before any download.
 
         Raises:
             AdapterRejected: the file is larger than allowed.
@@ -56,10 +64,6 @@ class HubFiles:
             RepoForbidden: the token does not open the repository.
             HubUnavailable: the Hub does not answer.
         """
-        path = self._on_disk(ref)
-        if path is not None:
-            with suppress(FileNotFoundError):  # evicted since
-                return self._allowed(ref, path.stat().st_size)
         url = hf_hub_url(ref.repo, ref.weight_name, revision=ref.revision, endpoint=self._hub)
         with _typed_errors(ref):
             metadata = get_hf_file_metadata(url, token=_authorisation(token), endpoint=self._hub)
@@ -81,7 +85,19 @@ class HubFiles:
 
     def is_here(self, ref: AdapterRef) -> bool:
         """Whether the file is on disk."""
-        return self._on_disk(ref) is not None
+        return self._path(ref).is_file()
+
+    def size_here(self, ref: AdapterRef) -> int | None:
+        """Return the bytes of the file on disk, None where it is not there.
+
+        Raises:
+            AdapterRejected: it is larger than allowed.
+        """
+        try:
+            nbytes = self._path(ref).stat().st_size
+        except FileNotFoundError:
+            return None
+        return self._allowed(ref, nbytes)
 
     @contextmanager
     def reading(self, ref: AdapterRef) -> Iterator[Path]:
@@ -91,19 +107,34 @@ class HubFiles:
             NotOnDisk: it has been evicted.
             AdapterRejected: it is larger than allowed.
         """
-        path = self._on_disk(ref)
-        if path is None:
-            raise NotOnDisk(ref.repo)
+        path = self._path(ref)
         with self._disk.reading(path):
             # Once more, for a Hub that did not keep its word.
             self._allowed(ref, path.stat().st_size)
             yield path
 
-    def _on_disk(self, ref: AdapterRef) -> Path | None:
-        found = try_to_load_from_cache(
-            ref.repo, ref.weight_name, cache_dir=self._disk.folder, revision=ref.revision
-        )
-        return Path(found) if isinstance(found, str) else None
+    def drop_damaged(self, ref: AdapterRef) -> bool:
+        """Remove a file whose content is not what the Hub gave, so that it is fetched once more.
+
+        What a machine wrote just before it lost its power may be shorter than it was. A large file has the
+        SHA-256 of its content for a name, which is looked at once: the Hub itself may be wrong about it.
+        Returns whether the file is gone.
+        """
+        blob = self._path(ref).resolve()
+        if not _SHA256.fullmatch(blob.name) or blob.name in self._looked_at:
+            return False
+        self._looked_at.add(blob.name)
+        try:
+            with self._disk.reading(blob), blob.open("rb") as file:
+                is_sound = hashlib.file_digest(file, "sha256").hexdigest() == blob.name
+        except NotOnDisk:
+            return True
+        return not is_sound and self._disk.remove(blob)
+
+    def _path(self, ref: AdapterRef) -> Path:
+        # `try_to_load_from_cache` would believe a Hub for ever that once did not find the file
+        repository = self._disk.folder / repo_folder_name(repo_id=ref.repo, repo_type="model")
+        return repository / "snapshots" / ref.revision / ref.weight_name
 
     def _download(self, ref: AdapterRef, token: str | None, nbytes: int) -> None:
         has_lost_folder = False
@@ -117,19 +148,24 @@ class HubFiles:
                     token=_authorisation(token),
                     endpoint=self._hub,
                 )
-            except OSError as error:
-                if error.errno == errno.ENOENT and not has_lost_folder:
+            except (OSError, RuntimeError) as error:
+                if getattr(error, "errno", None) == errno.ENOENT and not has_lost_folder:
                     # Another process may have removed the repository's folder, which was empty until now.
                     has_lost_folder = True
-                # Others write to the disk too: it may be full before our own budget is.
-                elif error.errno not in DISK_FULL or not self._disk.free(nbytes):
+                elif not self._is_full(error, nbytes):
                     raise
-            except RuntimeError as error:  # what hf_xet, which fetches most files, makes of what goes wrong
-                raise HubUnavailable(
-                    f"the Hub's storage broke off the download of {ref.repo}; try again"
-                ) from error
+                # Others write to the disk too: it may be full before our own budget is.
+                elif not self._disk.free(nbytes):
+                    raise OSError(errno.ENOSPC, "the disk is full") from error
             else:
                 return
+
+    def _is_full(self, error: OSError | RuntimeError, nbytes: int) -> bool:
+        """Whether a download of so many bytes failed because the disk is full."""
+        if type(error) in {OSError, RuntimeError} and getattr(error, "errno", None) is None:
+            # what hf_xet, which fetches most files, makes of whatever goes wrong
+            return shutil.disk_usage(self._disk.folder).free < nbytes
+        return isinstance(error, OSError) and error.errno in DISK_FULL
 
     def _allowed(self, ref: AdapterRef, size: int | None) -> int:
         if size is None:
@@ -166,7 +202,7 @@ def _typed_errors(ref: AdapterRef) -> Iterator[None]:
         if error.response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise RepoForbidden(f"the caller's token does not open {where}") from error
         raise HubUnavailable(f"the Hub cannot give {where} now") from error
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, RuntimeError) as error:
         number = error.errno if isinstance(error, OSError) else None
         if number is None or isinstance(error, ConnectionError | TimeoutError):
             # not of this machine: also fewer bytes than announced, and what hf_xet raises

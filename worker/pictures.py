@@ -78,7 +78,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 def _sized(image: Image.Image, params: GenerationParams, multiple: int, limits: Limits) -> Image.Image:
     width = params.width or max(multiple, image.width - image.width % multiple)
     height = params.height or max(multiple, image.height - image.height % multiple)
-    if max(width, height) > limits.max_side or width * height > limits.max_pixels:
+    if max(width, height) > limits.max_side:
         raise InvalidRequest(
             FIELD,
             f"has {image.width} x {image.height} pixels, and at most {limits.max_side} a side are drawn:"

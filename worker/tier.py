@@ -49,7 +49,7 @@ class Tier(Generic[K, A]):
         for sizes in self._expected:
             declared |= Counter(sizes)
         declared -= self._reserved  # one that is being made has its place already
-        wanted = {key for key in self._adapters if self._is_wanted(key)} | declared.keys()
+        wanted = {key for key in self._adapters if self.is_wanted(key)} | declared.keys()
         taken = sum(
             adapter.nbytes if (adapter := self._adapters.get(key)) else declared[key] for key in wanted
         )
@@ -58,6 +58,10 @@ class Tier(Generic[K, A]):
     def __contains__(self, key: K) -> bool:
         """Whether the adapter is here; asking does not count as use."""
         return key in self._adapters
+
+    def is_wanted(self, key: K) -> bool:
+        """Whether somebody uses or expects the adapter, or an operator has pinned it."""
+        return key in self._uses or self._is_pinned(key) or any(key in sizes for sizes in self._expected)
 
     def is_in_use(self, key: K) -> bool:
         """Whether somebody uses the adapter, or is about to."""
@@ -126,9 +130,6 @@ class Tier(Generic[K, A]):
             # By identity: two expectations may be equal.
             self._expected = [each for each in self._expected if each is not sizes]
 
-    def _is_wanted(self, key: K) -> bool:
-        return key in self._uses or self._is_pinned(key) or any(key in sizes for sizes in self._expected)
-
     def _shrink(self) -> None:
         while self._nbytes + self._reserved.total() > self._budget:
             idle = [key for key in self._adapters if key not in self._uses]
@@ -138,7 +139,7 @@ class Tier(Generic[K, A]):
             self._on_evict()
 
     def _value(self, key: K) -> tuple[bool, float]:
-        return self._is_wanted(key), self._rates.rate(key) / max(1, self._adapters[key].nbytes)
+        return self.is_wanted(key), self._rates.rate(key) / max(1, self._adapters[key].nbytes)
 
     def _drop(self, key: K) -> None:
         adapter = self._adapters.pop(key, None)

@@ -33,8 +33,9 @@ def bias_delta(layer: Layer, shape: Sequence[int], config: LoraConfig | None) ->
     """
     (part,) = bias_parts(layer)
     # PEFT's bias stands behind the factors and is scaled with them
-    rank = layer.parts["lora_down"].shape[0] if "lora_down" in layer.parts else 0
-    scale = _scale(layer, rank, config) if part == "lora_B.bias" and rank else 1.0
+    scale = 1.0
+    if part == "lora_B.bias" and "lora_down" in layer.parts:
+        scale = _scale(layer, _rank(layer, layer.parts["lora_down"]), config)
     return Delta(matrix=_whole(layer, part, shape), scale=scale)
 
 

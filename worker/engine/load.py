@@ -95,6 +95,9 @@ def open_base(
     """
     # images for which NVIDIA's libraries are built in say otherwise, and what is merged would have 10 bits
     torch.set_float32_matmul_precision("highest")
+    if device.type == "cuda" and device.index is not None:
+        # quantisers load to the current GPU, whatever is asked for later
+        torch.cuda.set_device(device)
     index = json.loads((snapshot.folder / INDEX).read_bytes())
     kind = family_of(repo, index).pipeline
     replaced = replaced_part(repo, index) if snapshot.denoiser else None

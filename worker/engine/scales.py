@@ -24,7 +24,8 @@ Pattern = Mapping[str, tuple[int, float]]
 """Numbers by module name, each with its place among them: the first name that fits is taken."""
 
 _NAME = re.compile(r"\^?[\w.]+")
-_PLAIN_INITS = (True, False, None, "gaussian")
+_PLAIN_INITS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""The ways to begin a training that leave the base as it is: they set the factors alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,11 +30,6 @@ class SpelledLayer:
     down: Tensor
     alpha: float | None
 
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return f"{self.component}.{self.module}"
-
 
 def spell(
     tensors: Mapping[str, Tensor],

@@ -107,10 +107,11 @@ class Swap:
             self._weights.restore(plan.restore)
             if waits:  # then a GPU's failure is that of this swap, and so is its time
                 self._weights.wait()
+            is_sound = bool(target) or self._weights.are_pristine(plan.restore)
         except BaseException:
             self._undo()
             raise
-        if not target and not self._weights.are_pristine(plan.restore):
+        if not is_sound:
             self.condemn()
             raise BaseDamaged("weights that were copied back are not what they were at the start")
         self._mix, self._changed = target, changed

@@ -126,12 +126,15 @@ class UnmergedLayers:
         return add
 
 
+def _copy_on(device: torch.device, matrix: Matrix) -> Matrix:
+    """Return a matrix that keeps nothing of its adapter in memory; products are copied later on."""
+    is_copied = not isinstance(matrix, Product)
+    return matrix.exchanged(lambda tensor: tensor.to(device, copy=is_copied))
+
+
 def _merged(parts: Sequence[Change], device: torch.device) -> _Beside:
     """Return what changes one layer, on its device: some of it may be there, some in the host's memory."""
-    there = [
-        (delta.matrix.exchanged(lambda tensor: tensor.to(device)), delta.scale * strength)
-        for delta, strength in parts
-    ]
+    there = [(_copy_on(device, delta.matrix), delta.scale * strength) for delta, strength in parts]
     products = [(matrix, scale) for matrix, scale in there if isinstance(matrix, Product)]
     rows, columns = there[0][0].shape
     none = torch.empty(0, columns, device=device), torch.empty(rows, 0, device=device)

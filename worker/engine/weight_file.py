@@ -32,6 +32,10 @@ ALIGNED = 8
 """Bytes: where all numbers may begin. Most writers fill a header up to them."""
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_ALPHA_DTYPES = _DTYPES | {"I64": torch.int64}
+"""An alpha may be a whole number, as `torch.tensor(rank)` in diffusers' `convert_state_dict_to_kohya`."""
+
+_ALPHA = ".alpha"
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How pickles begin, zipped by torch or bare. A header's length may begin so too: a hint, not a proof."""
 
@@ -145,7 +149,8 @@ def slab_in(content: memoryview, text: bytes) -> Tensor:
 def typed_views(slab: Tensor) -> dict[torch.dtype, Tensor]:
     """Return the bytes as numbers of each of the formats."""
     return {
-        dtype: slab[: len(slab) // dtype.itemsize * dtype.itemsize].view(dtype) for dtype in _DTYPES.values()
+        dtype: slab[: len(slab) // dtype.itemsize * dtype.itemsize].view(dtype)
+        for dtype in _ALPHA_DTYPES.values()
     }
 
 
@@ -156,11 +161,11 @@ def hollow(header: Header) -> dict[str, Tensor]:
     """
     filled = {
         (dtype, alpha): torch.full((), float(alpha), dtype=dtype)
-        for dtype in _DTYPES.values()
+        for dtype in _ALPHA_DTYPES.values()
         for alpha in (False, True)
     }
     return {
-        key: filled[entry.dtype, key.endswith("alpha")].expand(entry.shape)
+        key: filled[entry.dtype, key.endswith(_ALPHA)].expand(entry.shape)
         for key, entry in header.entries.items()
     }
 
@@ -174,11 +179,12 @@ def _strides(shape: Sequence[int]) -> list[int]:
 
 
 def _entry(key: str, dtype: str, shape: list[int]) -> Entry:
-    if dtype not in _DTYPES:
+    dtypes = _ALPHA_DTYPES if key.endswith(_ALPHA) else _DTYPES
+    if dtype not in dtypes:
         raise AdapterFault(f"{quoted(key)}: holds {dtype}; an adapter holds {', '.join(_DTYPES)}")
     if 0 in shape and math.prod(size or 1 for size in shape) >= MAX_ELEMENTS:
         raise AdapterFault(f"{quoted(key)}: no tensor has the shape {shape}")
-    return Entry(_DTYPES[dtype], shape)
+    return Entry(dtypes[dtype], shape)
 
 
 def _check_keys(keys: Iterable[str]) -> None:

@@ -71,7 +71,7 @@ def test_router_and_workers_get_the_queue_and_the_persons_own_settings():
 
 def test_children_find_the_packages_but_nothing_that_lies_where_a_person_stands():
     own = machine(PYTHONPATH="/own")
-    worker, *_ = worker_children(options(), common_environ(own, "r", None), (11, 12), cores=1)
+    worker, *_ = worker_children(options(), common_environ(own, "redis://r", None), (11, 12), cores=1)
     for child in (hub_child(own, 9), worker):
         assert "-P" in child.argv
         assert child.environ["PYTHONPATH"] == f"/own{os.pathsep}{DEMO_REPOSITORIES.parents[2]}"
@@ -98,6 +98,11 @@ def test_the_demo_reaches_its_hub_past_a_proxy():
     environ = common_environ(machine(NO_PROXY="intranet"), "r", demo_hub=HUB)
     assert environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"
     assert environ["no_proxy"] == "127.0.0.1,localhost"
+
+
+def test_a_worker_is_not_killed_while_its_drain_lasts():
+    worker, *_ = worker_children(options(), {"WARMBASE_DRAIN": "120"}, (11, 12), cores=1)
+    assert worker.grace > 120
 
 
 def test_there_is_a_worker_for_each_base_and_they_share_the_cores():

@@ -1,6 +1,7 @@
 """Room in RAM under several jobs at once: never more than the budget, and nobody waits for ever."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from unittest import mock
 
 import pytest
 
-from shared.errors import WorkerFault
+from shared.errors import AdapterRejected, WorkerFault
 from shared.refs import AdapterRef, RepoId
 from tests.builders import BASE, an_adapter, known
 from worker.adapter_store import AdapterStore, Threads, WeightFile, weight_file
 from worker.disk_tier import NotOnDisk
+from worker.engine.contract import AdapterFault
 from worker.gpu_tier import GpuTier
 from worker.metrics import WorkerMetrics
 from worker.tier import Tier
@@ -33,9 +35,13 @@ class Files:
     def __init__(self) -> None:
         self.lost = 0
         self.fetched = 0
+        self.damaged = 0
 
     def is_here(self, _ref: AdapterRef) -> bool:
         return self.lost == 0
+
+    def size_here(self, ref: AdapterRef) -> int | None:
+        return None if self.lost else int(ref.weight_name)
 
     def size(self, ref: AdapterRef, _token: str | None) -> int:
         return int(ref.weight_name)
@@ -50,22 +56,34 @@ class Files:
             raise NotOnDisk(ref.repo)
         yield Path(ref.weight_name)
 
+    def drop_damaged(self, _ref: AdapterRef) -> bool:
+        self.damaged -= 1
+        return self.damaged >= 0
+
 
 class Ingests:
-    """Adapters `growth` times as large as their files; the most bytes that were being made at once."""
+    """Adapters `growth` times as large as their files; the most bytes at once, with those in `ram`.
 
-    def __init__(self) -> None:
+    The first so many files are refused as `broken`.
+    """
+
+    def __init__(self, ram: Tier[WeightFile, Blob]) -> None:
         self.growth = 1
-        self.busy = self.most = 0
+        self.busy = self.most = self.broken = 0
+        self._ram = ram
         self._lock = Lock()
 
     def __call__(self, path: Path) -> Blob:
         size = int(path.name)
         with self._lock:
             self.busy += size
-            self.most = max(self.most, self.busy)
+            self.most = max(self.most, self.busy + self._ram.nbytes)
+        time.sleep(0.005)  # for others to begin, if they may
         with self._lock:
             self.busy -= size
+            self.broken -= 1
+            if self.broken >= 0:
+                raise AdapterFault("not a whole safetensors file")
         return Blob(size * self.growth)
 
 
@@ -84,7 +102,8 @@ GPU_BUDGET = 50
 @pytest.fixture
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     """A store without a GPU tier; with one where a test's parameter says so."""
-    files, ingests, ram = Files(), Ingests(), Tier[WeightFile, Blob](100)
+    files, ram = Files(), Tier[WeightFile, Blob](100)
+    ingests = Ingests(ram)
     pools = [ThreadPoolExecutor(2) for _ in range(4)]
     gpu = GpuTier(Tier[WeightFile, Blob](GPU_BUDGET), lambda blob: blob, pools[3])
     store = AdapterStore(
@@ -126,11 +145,36 @@ async def test_adapters_that_grow_beyond_the_budget_do_not_make_their_job_wait_f
 
 
 async def test_many_at_once_never_take_more_than_the_budget(rig: Rig) -> None:
-    refs = [a_ref(f"n{number}", 40) for number in range(20)]
+    refs = [a_ref(f"n{number}", 60 if number % 2 else 30) for number in range(20)]
     async with asyncio.timeout(20):
         await asyncio.gather(*(rig.store.fetch([ref], None) for ref in refs))
-    assert rig.ram.nbytes <= 100
     assert rig.ingests.most <= 100
+
+
+async def test_who_left_while_waiting_for_room_pushes_nothing_out(rig: Rig) -> None:
+    expected = a_ref("expected", 40)
+    with rig.store.expected([expected]):
+        async with rig.store.hold([a_ref("running", 60)], None):
+            await rig.store.fetch([expected], None)
+            leaving = asyncio.create_task(rig.store.fetch([a_ref("left", 70)], None))
+            await asyncio.wait([leaving], timeout=0.2)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+        await asyncio.sleep(0.1)
+        assert rig.store.holds([expected])
+        assert not rig.store.holds([a_ref("left", 70)])
+    async with asyncio.timeout(10):
+        await rig.store.fetch([a_ref("left", 70)], None)
+
+
+async def test_a_file_that_was_damaged_here_is_fetched_again(rig: Rig) -> None:
+    rig.files.damaged = rig.ingests.broken = 1
+    await rig.store.fetch([a_ref("a", 10)], None)
+    assert rig.store.holds([a_ref("a", 10)])
+
+    rig.ingests.broken = 1  # and is what the Hub has
+    with pytest.raises(AdapterRejected, match="not a whole safetensors file"):
+        await rig.store.fetch([a_ref("b", 10)], None)
 
 
 async def test_a_file_that_was_evicted_before_it_was_read_is_fetched_again(rig: Rig) -> None:

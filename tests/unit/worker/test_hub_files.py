@@ -1,11 +1,15 @@
 """What the Hub's client says of a download that fails, in our words."""
 
 import errno
+import hashlib
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from shared.errors import HubUnavailable, WarmbaseError, WorkerFault
+from shared.refs import RepoId
 from tests.builders import an_adapter
 from worker import hub_files
 from worker.disk_tier import DiskTier
@@ -73,6 +77,65 @@ def test_a_full_disk_is_the_worker_s_fault(files: HubFiles, monkeypatch: pytest.
     monkeypatch.setattr(hub_files, "hf_hub_download", Download(full))
     with pytest.raises(WorkerFault, match="disk is full"):
         files.fetch(an_adapter(), None, 40)
+
+
+@pytest.mark.parametrize("failure", [OSError, RuntimeError])
+def test_a_full_disk_is_known_where_the_client_says_no_number(
+    files: HubFiles, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    full = failure("I/O error: No space left on device (os error 28)")
+    monkeypatch.setattr(hub_files, "hf_hub_download", Download(full))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=39))
+    with pytest.raises(WorkerFault, match="disk is full"):
+        files.fetch(an_adapter(), None, 40)
+
+
+def test_what_was_damaged_on_disk_is_removed_and_what_the_hub_gave_so_is_not(
+    files: HubFiles, tmp_path: Path
+) -> None:
+    content = b"all of the file"
+    blob = tmp_path / "models--a--b" / "blobs" / hashlib.sha256(content).hexdigest()
+    blob.parent.mkdir(parents=True)
+    ref = an_adapter(repo=RepoId("a/b"))
+    link = tmp_path / "models--a--b" / "snapshots" / ref.revision / ref.weight_name
+    link.parent.mkdir(parents=True)
+
+    def write(data: bytes) -> None:
+        blob.write_bytes(data)
+        link.unlink(missing_ok=True)
+        link.symlink_to(blob)
+
+    write(content[:5])
+    assert files.drop_damaged(ref)
+    assert not files.is_here(ref)
+    write(content[:5])  # the Hub says so, too
+    assert not files.drop_damaged(ref)
+    assert files.is_here(ref)
+
+
+def test_what_is_whole_stays_on_disk(files: HubFiles, tmp_path: Path) -> None:
+    ref = an_adapter(repo=RepoId("a/b"))
+    for name in (hashlib.sha256(b"whole").hexdigest(), "0" * 40):  # the latter of a small file, by git's hash
+        blob = tmp_path / "models--a--b" / "blobs" / name
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(b"whole")
+        link = tmp_path / "models--a--b" / "snapshots" / ref.revision / ref.weight_name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(blob)
+        assert not files.drop_damaged(ref)
+        assert files.size_here(ref) == 5
+
+
+def test_a_file_that_the_hub_once_did_not_find_is_found_when_it_is_here(
+    files: HubFiles, tmp_path: Path
+) -> None:
+    ref = an_adapter(repo=RepoId("a/b"))
+    for folder in (".no_exist", "snapshots"):
+        path = tmp_path / "models--a--b" / folder / ref.revision / ref.weight_name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert files.is_here(ref)
 
 
 def test_what_is_wrong_with_this_machine_is_not_blamed_on_the_hub(

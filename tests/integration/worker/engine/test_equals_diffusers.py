@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from diffusers.utils import convert_state_dict_to_kohya
 from torch import Tensor
 
 from shared.jobs import GenerationParams
@@ -92,6 +93,11 @@ def kohya_sgm(base: object):
     return files.kohya(layers, SGM_NAMES), {}
 
 
+def kohya_by_diffusers(base: object):
+    layers = files.random_layers(base, with_encoders(base), rank=lambda n: 2 + n % 3)
+    return convert_state_dict_to_kohya(files.peft(layers)), {}
+
+
 CASES = [
     peft_unet,
     peft_with_encoders,
@@ -103,6 +109,7 @@ CASES = [
     kohya_alpha,
     kohya_mixed_ranks,
     kohya_sgm,
+    kohya_by_diffusers,
 ]
 
 

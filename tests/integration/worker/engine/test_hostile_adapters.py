@@ -40,6 +40,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "rank 0": (lambda t: replaced(t, lambda down: down[:0], "lora_A.weight"), "rank 0"),
     "rank bomb": (lambda t: replaced(t, lambda d: d.new_zeros(513, d.shape[1]), "lora_A.weight"), "rank 513"),
     "scalar": (lambda t: replaced(t, lambda _: torch.tensor(1.0), "lora_A.weight"), "rank 0"),
+    "scalar with a bias": (
+        lambda _: {
+            "unet.conv_in.lora_A.weight": torch.tensor(1.0),
+            "unet.conv_in.lora_B.weight": ONE,
+            "unet.conv_in.lora_B.bias": torch.ones(1),
+        },
+        "rank 0",
+    ),
+    "I64 factors": (lambda t: replaced(t, lambda up: up.long()), "holds I64"),
     "five dimensions": (lambda t: replaced(t, lambda up: up[..., None, None, None]), "do not fit"),
     "unknown layer": (
         lambda t: renamed(t, "down_blocks.1", "down_blocks.9"),

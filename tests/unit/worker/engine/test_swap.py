@@ -60,6 +60,19 @@ def test_a_part_of_the_base_at_strength_0_is_pristine_whatever_was_there_before(
     assert not torch.equal(targets.weights["unet.down"], base["unet.down"])
 
 
+def test_a_check_that_fails_for_want_of_memory_leaves_the_base_bare_and_sound(
+    swap: Swap, targets: Targets
+) -> None:
+    base = {name: weight.clone() for name, weight in targets.weights.items()}
+    swap.activate([wanted()])
+    no_memory = mock.patch.object(AdaptableWeights, "are_pristine", side_effect=torch.OutOfMemoryError)
+    with no_memory, pytest.raises(torch.OutOfMemoryError):
+        swap.activate([])
+    assert swap.active == ()
+    assert all(torch.equal(weight, base[name]) for name, weight in targets.weights.items())
+    assert swap.activate([wanted()]) == SwapReport(written=2, restored=0)
+
+
 def test_words_are_known_from_the_first_step_on_though_their_adapter_counts_only_later(swap: Swap) -> None:
     word = Word(token="mine", vectors={"clip_l": torch.ones(1, 4)})
     each = wanted(schedule=((0.0, 0.0), (0.5, 1.0)))
