@@ -1,6 +1,6 @@
 """The router's metrics, in a registry of their own. No label holds an adapter's id."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -97,11 +97,11 @@ class Metrics:
         self._hub.labels(endpoint, code).inc()
         self._hub_seconds.labels(endpoint).observe(seconds)
 
-    def set_loads(self, bases: Sequence[RepoId], loads: Sequence[tuple[int, int, float]]) -> None:
+    def set_loads(self, loads: Mapping[RepoId, tuple[int, int, float]]) -> None:
         """Say of each live base how many jobs wait, how many run, and the age of the oldest."""
         for place, gauge in enumerate(self._loads):
             gauge.clear()  # bases that are no longer served shall not keep their last value
-            for base, load in zip(bases, loads, strict=True):
+            for base, load in loads.items():
                 gauge.labels(base).set(load[place])
 
     def render(self) -> bytes:

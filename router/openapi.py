@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from router.schemas import ADAPTER_HEADER
+
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}
 _COUNT = {"type": "integer"}
@@ -20,6 +22,10 @@ def _path(name: str, description: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "description": description, "schema": _TEXT}
 
 
+def _optional(place: str, name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": place, "description": description, "schema": _TEXT}
+
+
 def _get(summary: str, answer: dict[str, Any], *parameters: dict[str, Any]) -> dict[str, Any]:
     operation = {"summary": summary, "responses": {"200": answer, "default": _PROBLEM}}
     return {**operation, "parameters": list(parameters)} if parameters else operation
@@ -29,6 +35,13 @@ _PROBLEM = {"$ref": "#/components/responses/Problem"}
 _JOB = _json("The job.", {"$ref": "#/components/schemas/Job"})
 _MODEL_PATH = _path("model", "organisation/name of an adapter or a base on the Hub.")
 _JOB_PATH = _path("job", "The job's id.")
+
+_HEADERS = [
+    _optional("header", "Prefer", "respond-async: answer at once with a job."),
+    _optional("header", "Idempotency-Key", "The same request under the same key is drawn once."),
+    _optional("header", "Priority", "RFC 9218: from u=4 on, others go first."),
+    _optional("header", ADAPTER_HEADER, "An adapter, where the path names a base."),
+]
 
 _STRENGTH = {
     "oneOf": [_NUMBER, {"type": "object"}],
@@ -94,7 +107,7 @@ _IMAGE = {
 
 _GENERATE = {
     "summary": "Draw an image, from noise or from another one",
-    "parameters": [_MODEL_PATH],
+    "parameters": [_MODEL_PATH, *_HEADERS],
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": _REQUEST}, "text/plain": {"schema": _TEXT}, **_BINARY},
@@ -157,7 +170,12 @@ DOCUMENT: dict[str, Any] = {
         "/openapi.json": {"get": _get("This document", _json("OpenAPI.", _ANY))},
         "/models/{model}": {
             "post": _GENERATE,
-            "get": _get("What an id is, and why", _json("Classification.", _ANY), _MODEL_PATH),
+            "get": _get(
+                "What an id is, and why",
+                _json("Classification.", _ANY),
+                _MODEL_PATH,
+                _optional("query", "revision", "Branch, tag or commit."),
+            ),
         },
         "/jobs/{job}": {
             "get": _get("A job's status", _JOB, _JOB_PATH),
@@ -168,5 +186,13 @@ DOCUMENT: dict[str, Any] = {
     "components": {
         "schemas": _SCHEMAS,
         "responses": {"Problem": _json("An error.", {"$ref": "#/components/schemas/Problem"})},
+        "securitySchemes": {
+            "hub": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "A token of the Hub, for adapters that only its owner may read.",
+            }
+        },
     },
+    "security": [{}, {"hub": []}],
 }

@@ -66,9 +66,9 @@ async def metrics(request: web.Request) -> web.Response:
     app = request.app
     try:
         bases = [pool.base for pool in await app[POOLS].live()]
-        app[METRICS].set_loads(bases, await app[QUEUES].loads(bases))
+        app[METRICS].set_loads(await app[QUEUES].loads(bases))
     except QueueUnavailable:
-        app[METRICS].set_loads([], [])
+        app[METRICS].set_loads({})
     return web.Response(body=app[METRICS].render(), headers={"Content-Type": METRICS_TYPE})
 
 

@@ -16,6 +16,7 @@ from shared.errors import (
     NoPoolForBase,
     NoRoom,
     QueueFull,
+    QueueUnavailable,
     WarmbaseError,
     WorkerFault,
 )
@@ -125,17 +126,20 @@ class Queues:
             raise WorkerFault("the image is damaged: its bytes do not match the job's record")
         return image
 
-    async def loads(self, bases: Sequence[RepoId]) -> list[tuple[int, int, float]]:
-        """Return for each base how many jobs wait, how many run, and how long the oldest has waited.
+    async def loads(self, bases: Sequence[RepoId]) -> dict[RepoId, tuple[int, int, float]]:
+        """Return how many jobs wait, how many run, and how long the oldest has waited.
 
-        Raises:
-            QueueUnavailable: Redis does not answer.
+        Of each base whose queue answers: in a cluster, those of others may not.
         """
-        return list(await asyncio.gather(*(self._load(self.of_base(base)) for base in bases)))
+        loads = await asyncio.gather(*(self._load(self.of_base(base)) for base in bases))
+        return {base: load for base, load in zip(bases, loads, strict=True) if load}
 
-    async def _load(self, queue: JobQueue) -> tuple[int, int, float]:
-        waiting, running = await queue.depth()
-        return waiting, running, await queue.oldest_wait()
+    async def _load(self, queue: JobQueue) -> tuple[int, int, float] | None:
+        try:
+            waiting, running = await queue.depth()
+            return waiting, running, await queue.oldest_wait()
+        except QueueUnavailable:
+            return None
 
 
 def _refuse(admission: Admission, job: Job, workers: int) -> None:

@@ -64,7 +64,7 @@ def blocking_client(url: str, longest_wait: float) -> Redis:
 
 
 def pubsub_client(url: str) -> Redis:
-    """Subscriptions: no read time-out, kept alive by health checks."""
+    """Subscriptions: no read time-out; TCP's keepalive, which redis-py sets, finds a connection that died."""
     return _client(url, reply=None, retries=0)
 
 

@@ -152,6 +152,7 @@ class WorkerApp(Generic[A]):
                 try:
                     await worker.run()
                 except BaseDamaged:
+                    self._set_stage("ending")
                     logger.exception(
                         "the base's weights are damaged; the process ends", extra={"action": "base_damaged"}
                     )

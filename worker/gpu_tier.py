@@ -1,9 +1,9 @@
 """The GPU tier: adapters moved into idle memory of the device ahead of their swap."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Generic, TypeVar
 
 from worker.engine.contract import Adapter
@@ -23,17 +23,13 @@ class GpuTier(Generic[K, A]):
         self._threads = threads
         self._flights = Flights[K, A | None]()
 
-    @contextmanager
-    def in_use(self, keys: frozenset[K]) -> Iterator[None]:
+    def in_use(self, keys: frozenset[K]) -> AbstractContextManager[None]:
         """Keep what `keys` name while inside."""
-        with self._tier.in_use(keys):
-            yield
+        return self._tier.in_use(keys)
 
-    @contextmanager
-    def kept(self, keys: frozenset[K]) -> Iterator[None]:
+    def kept(self, keys: frozenset[K]) -> AbstractContextManager[None]:
         """Keep what of `keys` is here, or comes, while inside, unless what is in use needs its place."""
-        with self._tier.expected(dict.fromkeys(keys, 0)):
-            yield
+        return self._tier.expected(dict.fromkeys(keys, 0))
 
     def holds(self, key: K) -> bool:
         """Whether the adapter is here."""

@@ -108,7 +108,7 @@ class Worker(Generic[A]):
             while not self._stopping.is_set():
                 staged = self._staging.take()
                 if staged is not None:
-                    with staged.expected, log_context(job=staged.running.lease.job.id):
+                    with staged.expected:
                         await self._attempt(staged)
                     await self._check_base(idle=False)
                 elif self._staging.takes_more:
@@ -207,23 +207,30 @@ class Worker(Generic[A]):
 
     async def _attempt(self, staged: StagedJob) -> None:
         running = staged.running
+        # out of this job's log context: what it logs, and what is fetched ahead, is of others
         claiming = asyncio.create_task(self._claim_ahead(running))
         try:
-            ending, error = await self._draw(staged)
-            await self._settled()
-            self._settling = asyncio.create_task(self._settle(running, ending))
-            if running.lease.is_suspect:
-                await self._settled()
-            if error is not None and is_unforeseen(error):
-                await self._settled()
-                if isinstance(error, BaseDamaged):
-                    raise error
-                await self._executor.verify()
+            with log_context(job=running.lease.job.id):
+                await self._draw_and_settle(staged)
         finally:
             if not running.is_nearly_drawn:
                 claiming.cancel()
             # One that has begun is awaited: its reply may hold a lease.
             await asyncio.wait([claiming])
+
+    async def _draw_and_settle(self, staged: StagedJob) -> None:
+        """Draw a job; its end is being recorded then, or is, where the next one has to wait for that."""
+        running = staged.running
+        ending, error = await self._draw(staged)
+        await self._settled()
+        self._settling = asyncio.create_task(self._settle(running, ending))
+        if running.lease.is_suspect:
+            await self._settled()
+        if error is not None and is_unforeseen(error):
+            await self._settled()
+            if isinstance(error, BaseDamaged):
+                raise error
+            await self._executor.verify()
 
     async def _claim_ahead(self, running: RunningJob) -> None:
         """Have the next job here when this one ends, unless one is."""

@@ -54,7 +54,8 @@ def ingested(engine: DiffusersEngine, folder: Path, rank: int) -> CanonicalAdapt
 def test_swaps_recompile_nothing_and_show(engine: DiffusersEngine, tmp_path: Path) -> None:
     ref = AdapterRef(repo=RepoId("tests/a"), revision=Revision(COMMIT), weight_name="a.safetensors")
     adapters = [ingested(engine, tmp_path, rank) for rank in RANKS]
-    raised = [engine.raise_up(adapter) or adapter for adapter in adapters]
+    raised = [there for adapter in adapters if (there := engine.raise_up(adapter)) is not None]
+    assert len(raised) == len(adapters)
     alone = [[Activation(ref=ref, adapter=adapter)] for adapter in (*adapters, *raised)]
     together = [Activation(ref=ref, adapter=adapter) for adapter in adapters]
     bare = drawn(engine)

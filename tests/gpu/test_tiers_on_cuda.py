@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 import pytest
 import torch
@@ -102,15 +103,20 @@ def test_adapters_are_raised_on_another_thread_while_swaps_run(tmp_path: Path) -
         return {name: weight.clone() for name, weight in engine._targets.weights.items()}
 
     alone = [swapped_in(adapter) for adapter in adapters]
+    handed: Queue[CanonicalAdapter | None] = Queue(maxsize=1)
+
+    def raise_all() -> None:
+        for number in range(100):
+            handed.put(engine.raise_up(adapters[number % 2]))
+
     with ThreadPoolExecutor(1) as beside:
-        # most are let go at once: the next one gets their memory, and must not have it too early
-        raising = beside.submit(lambda: [engine.raise_up(adapters[n % 2]) for n in range(100)][-2:])
-        turn = 0
-        while not raising.done() or turn < 4:
-            seen = swapped_in(adapters[turn % 2])
-            assert all(torch.equal(weight, alone[turn % 2][name]) for name, weight in seen.items())
-            turn += 1
-    for raised, expected in zip(raising.result(), alone, strict=True):
-        assert raised is not None
-        assert all(torch.equal(weight, expected[name]) for name, weight in swapped_in(raised).items())
+        raising = beside.submit(raise_all)
+        for number in range(100):
+            raised = handed.get(timeout=60)
+            assert raised is not None
+            seen = swapped_in(raised)
+            # let go at once: the next one gets its memory, and must not have it too early
+            del raised
+            assert all(torch.equal(weight, alone[number % 2][name]) for name, weight in seen.items())
+        raising.result()
     engine.verify()

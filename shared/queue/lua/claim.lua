@@ -152,13 +152,16 @@ local function claim(ended)
   return leases
 end
 
--- What this worker was given for the same token, as far as it still holds it.
+-- What this worker was given for the same token, as far as it still holds it: from now on, as if anew.
 local function claimed_before()
   local leases = {}
   local last = redis.call('HMGET', LAST, 'token', 'claims')
   if last[1] ~= token then return leases end
   for id, fence in string.gmatch(last[2], '(%S+) (%S+)') do
-    if is_held(id, worker, fence) then leases[#leases + 1] = lease_of(id, fence) end
+    if is_held(id, worker, fence) then
+      redis.call('ZADD', ACTIVE, now + lease, id)
+      leases[#leases + 1] = lease_of(id, fence)
+    end
   end
   return leases
 end
@@ -167,7 +170,7 @@ local function hints()
   local soon = {}
   if most_hints == 0 then return soon end
   for _, id in ipairs(redis.call('ZRANGE', READY, 0, most_hints - 1)) do
-    soon[#soon + 1] = redis.call('HGET', JOB .. id, 'job')
+    soon[#soon + 1] = redis.call('HGET', JOB .. id, 'job') or nil -- its record may be lost
   end
   return soon
 end

@@ -51,6 +51,25 @@ async def test_the_same_token_gets_the_same_lease_again(queue):
     assert await queue.depth() == (1, 1)
 
 
+async def test_which_lasts_as_long_as_if_it_were_new(queue, redis, keys):
+    await queue.enqueue(a_job())
+    lease = await claim_one(queue, WORKER, "token")
+    await redis.zadd(keys.active, {lease.job.id: 1})  # nearly over, when the reply was lost
+    assert await claim_one(queue, WORKER, "token") == lease
+    now, _ = await redis.time()
+    assert await redis.zscore(keys.active, lease.job.id) > now
+
+
+async def test_a_hint_whose_record_was_lost_is_none(queue, redis, keys):
+    first, lost, last = a_job(), a_job(), a_job()
+    for job in (first, lost, last):
+        await queue.enqueue(job)
+    await redis.delete(keys.job(lost.id))
+    claim = await queue.claim(WORKER, "token")
+    assert [lease.job for lease in claim.leases] == [first]
+    assert claim.hints == (last,)
+
+
 async def test_a_token_means_nothing_to_another_worker(queue):
     await queue.enqueue(a_job())
     await queue.enqueue(a_job())
