@@ -66,6 +66,35 @@ async def test_a_lost_reply_costs_neither_a_job_nor_an_attempt(
     assert worker.engine.generations == 2
 
 
+@pytest.mark.parametrize("reply", ["is lost", "is late"])
+async def test_a_lease_that_is_given_as_the_worker_stops_goes_back_uncharged(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, reply: str
+) -> None:
+    original = JobQueue.claim
+    given: list[Claim] = []
+
+    async def claim(self: JobQueue, *arguments: Any, **named: Any) -> Claim:
+        claimed = await original(self, *arguments, **named)
+        if claimed.leases and not given:
+            given.append(claimed)
+            if reply == "is lost":
+                worker.app.stop()
+                raise QueueUnavailable("the reply was lost")
+            worker.app.stop()
+            worker.app.stop()  # a second signal does not wait for what is drawn
+            await asyncio.sleep(0.1)
+        return claimed
+
+    monkeypatch.setattr(JobQueue, "claim", claim)
+    worker = start_worker()
+    job = await queue.add(a_job(adapters=()))
+    await worker.running
+
+    assert given
+    record = await queue.record(job)
+    assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
+
+
 async def test_an_image_that_cannot_be_stored_fails_its_job_and_the_next_one_runs(
     queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
