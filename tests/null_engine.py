@@ -56,6 +56,10 @@ class NullAdapter:
     warnings: tuple[str, ...] = ()
     raised: bool = False
 
+    @property
+    def file_nbytes(self) -> int:
+        return self.nbytes
+
 
 class NullEngine:
     """Implements `worker.engine.contract.Engine`.

@@ -235,7 +235,8 @@ class AdapterStore(Generic[A]):
     ) -> int:
         adapter = self._ram.peek(weight_file(ref))
         if adapter is not None:
-            return adapter.nbytes
+            # not what it takes here, which is more: what was taken once would be refused the next time
+            return adapter.file_nbytes
         run = asyncio.get_running_loop().run_in_executor
         nbytes = await run(self._threads.lookup, self._files.size_here, ref)
         if nbytes is None:

@@ -146,6 +146,11 @@ class CanonicalAdapter(Meaning):
     fixed_reach: float = 0.0
 
     @property
+    def file_nbytes(self) -> int:
+        """Bytes of the weight file."""
+        return self.reading.nbytes
+
+    @property
     def digest(self) -> Future[str]:
         """SHA-256 of the weight file, hexadecimal, as soon as it is known."""
         return self.reading.digest

@@ -53,11 +53,16 @@ class BrokenImage(Exception):
 
 
 class Adapter(Protocol):
-    """An ingested adapter, ready to be applied: what it takes, its file's digest, what could not be used."""
+    """An ingested adapter, ready to be applied: what it takes, its file, what of that could not be used."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of RAM."""
+        ...
+
+    @property
+    def file_nbytes(self) -> int:
+        """Bytes of the weight file."""
         ...
 
     @property

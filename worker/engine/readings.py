@@ -19,11 +19,13 @@ class Reading:
 
     Attributes:
         number: no other one of the same base has it.
+        nbytes: what the file has.
         digest: SHA-256 of the file, hexadecimal. Hashing takes several times as long as reading does, so
             an adapter is there before it.
     """
 
     number: int
+    nbytes: int
     digest: Future[str]
 
 
@@ -48,7 +50,7 @@ class Readings:
         digest.add_done_callback(lambda _: self._forget(len(content)))
         if len(content) > MOST_PENDING:
             digest.result()
-        return Reading(number=next(self._numbers), digest=digest)
+        return Reading(number=next(self._numbers), nbytes=len(content), digest=digest)
 
     def _forget(self, nbytes: int) -> None:
         with self._hashed:

@@ -26,6 +26,7 @@ from worker.tier import Tier
 @dataclass(frozen=True)
 class Blob:
     nbytes: int
+    file_nbytes: int
     digest: Future[str] = field(default_factory=known, compare=False)
 
 
@@ -84,7 +85,7 @@ class Ingests:
             self.broken -= 1
             if self.broken >= 0:
                 raise AdapterFault("not a whole safetensors file")
-        return Blob(size * self.growth)
+        return Blob(size * self.growth, size)
 
 
 @dataclass
@@ -142,6 +143,13 @@ async def test_adapters_that_grow_beyond_the_budget_do_not_make_their_job_wait_f
     async with asyncio.timeout(10), rig.store.hold([a_ref("a", 30), a_ref("b", 40)], None) as activations:
         assert [each.adapter.nbytes for each in activations] == [90, 120]
     assert rig.ram.nbytes <= 100
+
+
+async def test_what_was_taken_once_is_taken_again_whatever_it_has_grown_to(rig: Rig) -> None:
+    rig.ingests.growth = 3
+    for _ in range(2):
+        async with asyncio.timeout(10), rig.store.hold([a_ref("a", 30), a_ref("b", 40)], None) as held:
+            assert len(held) == 2
 
 
 async def test_many_at_once_never_take_more_than_the_budget(rig: Rig) -> None:

@@ -17,6 +17,7 @@ PINNED = "f"
 @dataclass(frozen=True)
 class Blob:
     nbytes: int
+    file_nbytes: int = 0
     digest: Future[str] = field(default_factory=known, compare=False)
 
 

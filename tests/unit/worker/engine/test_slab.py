@@ -26,7 +26,7 @@ def an_adapter(buffer: Tensor, *others: Tensor) -> CanonicalAdapter:
     word = Word(token="w", vectors={"clip_l": buffer[:4].view(1, 4)})
     changes = {"a": (first,), "b": (first, second), **more}
     adapter = CanonicalAdapter(
-        reading=Reading(number=1, digest=known()),
+        reading=Reading(number=1, nbytes=0, digest=known()),
         nbytes=0,
         changes=changes,
         reach=1.0,
@@ -91,7 +91,9 @@ def test_a_kernel_without_huge_pages_gives_memory_all_the_same(
 
 
 def test_an_adapter_without_tensors_stays_as_it_is() -> None:
-    empty = CanonicalAdapter(reading=Reading(number=1, digest=known()), nbytes=0, changes={}, reach=0.0)
+    empty = CanonicalAdapter(
+        reading=Reading(number=1, nbytes=0, digest=known()), nbytes=0, changes={}, reach=0.0
+    )
     assert compacted(empty) is empty
 
 

@@ -38,7 +38,7 @@ def wanted(
     matrix = Product(up=torch.full((3, 2), size), down=torch.ones(2, 3))
     delta = Delta(matrix=matrix, scale=1.0, magnitude=magnitude)
     adapter = CanonicalAdapter(
-        reading=Reading(number=number, digest=known()),
+        reading=Reading(number=number, nbytes=0, digest=known()),
         nbytes=0,
         changes={"unet.down": (delta,), "unet.up": (delta,)},
         reach=2.0,
@@ -141,7 +141,7 @@ def test_a_word_may_be_in_two_files_if_they_are_the_same_and_counts_once(
     swap: Swap, other: str, may: bool
 ) -> None:
     wanteds = [
-        with_words(wanted(weight_name=name), Reading(number=number, digest=known(digest)), token)
+        with_words(wanted(weight_name=name), Reading(number=number, nbytes=0, digest=known(digest)), token)
         for number, (name, digest, token) in enumerate(
             (("a", "d", "mine"), ("b", other, "mine"), ("c", "f", "w"))
         )
@@ -152,7 +152,7 @@ def test_a_word_may_be_in_two_files_if_they_are_the_same_and_counts_once(
 
 
 def test_words_do_not_wait_until_their_file_is_hashed(swap: Swap) -> None:
-    reading = Reading(number=1, digest=Future())
+    reading = Reading(number=1, nbytes=0, digest=Future())
     each = with_words(wanted(), reading, "mine", "yours")
     swap.activate([each, replace(each, ref=replace(each.ref, scale=0.5))])
     assert [word.token for word in swap.words] == ["mine", "yours"]

@@ -20,7 +20,11 @@ def an_adapter() -> CanonicalAdapter:
     word = Word(token="w", vectors={"clip_l": buffer[:4].view(1, 4)})
     changes = {"a": (first,), "b": (first, second)}
     return CanonicalAdapter(
-        reading=Reading(number=1, digest=known()), nbytes=268, changes=changes, reach=1.0, words=(word,)
+        reading=Reading(number=1, nbytes=0, digest=known()),
+        nbytes=268,
+        changes=changes,
+        reach=1.0,
+        words=(word,),
     )
 
 
