@@ -152,17 +152,17 @@ async def has_room(redis: Redis, trim_images: Callable[[int], Awaitable[None]]) 
         QueueUnavailable: it does not answer.
     """
     with translate_errors():
+        # in this order: who sees less memory because another router trimmed meanwhile, trims less
+        images = int(await redis.get(BaseKeys(ALL_BASES).blob_bytes) or 0)
         try:
             memory = await redis.info("memory")
         except (exceptions.NoPermissionError, exceptions.ResponseError):
-            await redis.ping()
             return True
-        images = int(await redis.get(BaseKeys(ALL_BASES).blob_bytes) or 0)
         allowed, used = FULL * memory.get("maxmemory", 0), memory["used_memory"]
-        if allowed and images and used > allowed:
-            # routers that look at once come to the same number
+        has_room = not allowed or used - images < allowed
+        if has_room and used > allowed > 0:
             await trim_images(images - math.ceil(used - allowed))
-    return not allowed or used - images < allowed
+    return has_room
 
 
 def log_unchecked(unchecked: Iterable[str]) -> None:

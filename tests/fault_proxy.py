@@ -237,7 +237,8 @@ class _Connection:
 
     def send_resets(self) -> None:
         for end in self._ends():
-            end.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            with suppress(OSError):  # one that has ended meanwhile
+                end.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
 
     async def close(self) -> None:
         """End in order: what was written is still sent."""

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from shared.errors import AdapterRejected, WorkerFault
 from shared.refs import AdapterRef, RepoId, Revision
 from worker.disk_tier import NotOnDisk
-from worker.engine.contract import Activation, Adapter, AdapterFault
+from worker.engine.contract import Activation, Adapter, AdapterFault, BrokenFile
 from worker.flights import Flights
 from worker.gpu_tier import GpuTier
 from worker.hub_files import HubFiles
@@ -295,7 +295,7 @@ class AdapterStore(Generic[A]):
         try:
             with self._files.reading(ref) as path:
                 return self._ingest(path)
-        except AdapterFault as fault:
+        except BrokenFile as fault:
             if self._files.drop_damaged(ref):
                 raise NotOnDisk(ref.repo) from fault
             raise

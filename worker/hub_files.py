@@ -118,18 +118,22 @@ class HubFiles:
 
         What a machine wrote just before it lost its power may be shorter than it was. A large file has the
         SHA-256 of its content for a name, which is looked at once: the Hub itself may be wrong about it.
-        Returns whether the file is gone.
+        Returns whether the file is to be fetched.
         """
-        blob = self._path(ref).resolve()
+        path = self._path(ref)
+        blob = path.resolve()
+        if not path.is_file():
+            return True
         if not _SHA256.fullmatch(blob.name) or blob.name in self._looked_at:
             return False
-        self._looked_at.add(blob.name)
         try:
             with self._disk.reading(blob), blob.open("rb") as file:
                 is_sound = hashlib.file_digest(file, "sha256").hexdigest() == blob.name
         except NotOnDisk:
             return True
-        return not is_sound and self._disk.remove(blob)
+        if is_sound or self._disk.remove(blob):  # else another process looks at it, too
+            self._looked_at.add(blob.name)
+        return not is_sound
 
     def _path(self, ref: AdapterRef) -> Path:
         # `try_to_load_from_cache` would believe a Hub for ever that once did not find the file

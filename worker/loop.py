@@ -44,8 +44,8 @@ class Worker(Generic[A]):
     that the claim costs no idle time, or when none that is claimed has its adapters yet, so that a slow
     download holds up its own job alone. Not earlier: a lease is a job that no other worker can take.
 
-    A job that was held by a worker that died has this one for itself: if it kills it, too, it is known for
-    what it is, and no other job is charged with it a second time.
+    A job that was held by a worker that died is drawn alone, with no other one here: if it kills this worker,
+    too, it is known for what it is, and no other job is charged with it a second time.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Worker(Generic[A]):
         self._hurrying = asyncio.Event()
         self._staging = Staging(executor, self._fail)
         self._settling: asyncio.Task[None] | None = None
+        self._claiming: asyncio.Task[None] | None = None
         self._failing: set[asyncio.Task[None]] = set()
         self._releases = Flights[RunningJob, None]()
 
@@ -147,12 +148,12 @@ class Worker(Generic[A]):
         if self._executor.is_check_due(idle=idle):
             await self._executor.verify()
 
-    async def _take(self) -> Claim:
+    async def _take(self, *, is_drawing: bool = False) -> Claim:
         """Claim, and stage what that gives."""
         claim = await self._claim()
         for lease in claim.leases:
             with log_context(job=lease.job.id):
-                await self._stage(lease)
+                await self._stage(lease, is_drawing=is_drawing)
         if not self._stopping.is_set():
             self._prefetch.follow(claim.hints)
         return claim
@@ -168,7 +169,7 @@ class Worker(Generic[A]):
             except QueueUnavailable as error:
                 cause = str(error.__cause__)
                 logger.warning("Redis does not answer", extra={"action": "claim_waits", "cause": cause})
-            if is_last:
+            if is_last or self._hurrying.is_set():
                 break
             await self._rest(pause)
         return Claim()
@@ -196,10 +197,10 @@ class Worker(Generic[A]):
         finally:
             working.cancel()
 
-    async def _stage(self, lease: Lease) -> None:
+    async def _stage(self, lease: Lease, *, is_drawing: bool) -> None:
         running = RunningJob(lease)
         self._jobs.add(running)
-        if self._stopping.is_set():
+        if self._stopping.is_set() or (is_drawing and lease.is_suspect):
             await self._release(running)
             return
         logger.info("job claimed", extra={"action": "job_claimed", "attempt": lease.attempt})
@@ -208,7 +209,7 @@ class Worker(Generic[A]):
     async def _attempt(self, staged: StagedJob) -> None:
         running = staged.running
         # out of this job's log context: what it logs, and what is fetched ahead, is of others
-        claiming = asyncio.create_task(self._claim_ahead(running))
+        claiming = self._claiming = asyncio.create_task(self._claim_ahead(running))
         try:
             with log_context(job=running.lease.job.id):
                 await self._draw_and_settle(staged)
@@ -221,6 +222,9 @@ class Worker(Generic[A]):
     async def _draw_and_settle(self, staged: StagedJob) -> None:
         """Draw a job; its end is being recorded then, or is, where the next one has to wait for that."""
         running = staged.running
+        if running.lease.is_suspect:
+            await self._settled()
+            await self._release_staged()
         ending, error = await self._draw(staged)
         await self._settled()
         self._settling = asyncio.create_task(self._settle(running, ending))
@@ -237,7 +241,7 @@ class Worker(Generic[A]):
         await running.nearly_drawn()
         is_wanted = not self._staging.has_ready and self._staging.takes_more
         if is_wanted and not running.lease.is_suspect and not self._stopping.is_set():
-            await self._take()
+            await self._take(is_drawing=True)
 
     async def _draw(self, staged: StagedJob) -> tuple[Drawn | Failure, Exception | None]:
         running, seconds = staged.running, await staged.fetching
@@ -282,7 +286,7 @@ class Worker(Generic[A]):
         doomed = {working, *self._failing} | ({self._settling} if self._settling else set())
         for unfinished in doomed:
             unfinished.cancel()
-        await asyncio.wait(doomed)
+        await asyncio.wait(doomed | ({self._claiming} if self._claiming else set()))
         await asyncio.gather(*map(self._release, self._jobs.all()))
 
     async def _release(self, running: RunningJob) -> None:

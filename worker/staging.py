@@ -39,6 +39,11 @@ class StagedJob:
     is_far: bool = False
 
     @property
+    def is_due_alone(self) -> bool:
+        """Whether it may be what killed a worker, and need not wait for the Hub."""
+        return self.running.lease.is_suspect and not self.is_far
+
+    @property
     def is_ready(self) -> bool:
         """Whether its adapters are there. One that is over stays here for a moment more."""
         fetching = self.fetching
@@ -61,10 +66,8 @@ class Staging(Generic[A]):
 
     @property
     def takes_more(self) -> bool:
-        """Whether more jobs may be claimed: there is room, and none that has to be alone is here."""
-        return len(self._jobs) < MOST_STAGED and not any(
-            staged.running.lease.is_suspect for staged in self._jobs
-        )
+        """Whether more jobs may be claimed: there is room, and none is about to be drawn alone."""
+        return len(self._jobs) < MOST_STAGED and not any(staged.is_due_alone for staged in self._jobs)
 
     @property
     def has_ready(self) -> bool:
@@ -80,8 +83,11 @@ class Staging(Generic[A]):
         staged.fetching.add_done_callback(lambda _done: self._fetched(staged))
 
     def take(self) -> StagedJob | None:
-        """Return the first job that is ready, which is no longer here; None when none is."""
-        for staged in self._jobs:
+        """Return the first job that is ready, which is no longer here; None when none is.
+
+        While one is about to be drawn alone, no other is: it might be what kills the worker.
+        """
+        for staged in [each for each in self._jobs if each.is_due_alone] or self._jobs:
             if staged.is_ready:
                 self._jobs.remove(staged)
                 return staged
@@ -110,8 +116,9 @@ class Staging(Generic[A]):
             return None
 
     def _absent(self, staged: StagedJob) -> None:
+        held_up_others = staged.is_due_alone
         staged.is_far = True
-        if sum(each.is_far for each in self._jobs) <= MOST_FAR:
+        if held_up_others or sum(each.is_far for each in self._jobs) <= MOST_FAR:
             self._changed.set()
 
     def _fetched(self, staged: StagedJob) -> None:

@@ -63,7 +63,7 @@ class Lease:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the job may be what killed a worker: no other is to be held beside it."""
+        """Whether the job may be what killed a worker: no other is to be held while it is drawn."""
         return self.crashes > 0
 
 
@@ -100,7 +100,7 @@ class LeaseState(StrEnum):
 
 
 class Enqueued(StrEnum):
-    """What an enqueue did. Only ADDED has changed anything."""
+    """What an enqueue did, or would do. Only ADDED changes anything."""
 
     ADDED = "added"
     KNOWN = "known"

@@ -23,8 +23,6 @@ from shared.results.store import GONE, NO_ROOM, ImageTooLarge, attempt_name, sou
 
 LUA = Path(__file__).parent / "lua"
 SHARED_BY_ALL = "index"
-INDEX_SECONDS = 3600
-"""That the sum of all images is kept after a trim, if no image is put: it can be counted anew."""
 
 
 class RedisResults:
@@ -95,7 +93,7 @@ class RedisResults:
 async def trim_images(redis: Redis, most_bytes: int) -> None:
     """Have the server forget its oldest images until all together have no more than so many bytes."""
     index = BaseKeys(ALL_BASES)
-    await _Script(redis, "trim").run([index.blobs, index.blob_bytes], max(0, most_bytes), INDEX_SECONDS)
+    await _Script(redis, "trim").run([index.blobs, index.blob_bytes], most_bytes)
 
 
 class _Script:

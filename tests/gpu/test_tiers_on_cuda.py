@@ -107,7 +107,7 @@ def test_adapters_are_raised_on_another_thread_while_swaps_run(tmp_path: Path) -
 
     def raise_all() -> None:
         for number in range(100):
-            handed.put(engine.raise_up(adapters[number % 2]))
+            handed.put(engine.raise_up(adapters[number % 2]), timeout=60)
 
     with ThreadPoolExecutor(1) as beside:
         raising = beside.submit(raise_all)

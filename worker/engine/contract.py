@@ -44,6 +44,10 @@ class AdapterFault(Exception):
         super().__init__(text if whole else f"{text[: LONGEST_FAULT - 1]}…")
 
 
+class BrokenFile(AdapterFault):
+    """It is not a whole weight file: as it came, or since it lies on this machine's disk."""
+
+
 class BaseDamaged(Exception):
     """The base's weights are not what they were. The process has to end: no later image can be trusted."""
 

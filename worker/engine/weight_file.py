@@ -12,7 +12,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from worker.engine.contract import AdapterFault, quoted
+from worker.engine.contract import AdapterFault, BrokenFile, quoted
 from worker.engine.slab import new_slab
 
 MAX_HEADER_BYTES = 8 << 20
@@ -216,11 +216,11 @@ def _read_into(content: memoryview, path: Path, text: bytes) -> None:
     with path.open("rb") as file:
         is_whole = file.readinto(content) == len(content) and not file.read(1)
     if not is_whole or bytes(content[START : START + len(text)]) != text:  # a view compares item by item
-        raise AdapterFault("not a whole safetensors file: it changed while it was read")
+        raise BrokenFile("not a whole safetensors file: it changed while it was read")
 
 
 def _broken(head: bytes, why: str) -> AdapterFault:
     if head.startswith(_PICKLES):
         return AdapterFault("a pickled file (.bin, .pt, .ckpt); only safetensors files are read")
     # safetensors' own words name the tensor at fault, and strangers choose its name
-    return AdapterFault(f"not a whole safetensors file: {why[:LONGEST_REASON]}")
+    return BrokenFile(f"not a whole safetensors file: {why[:LONGEST_REASON]}")

@@ -14,6 +14,6 @@ elseif status == 'running' then
   redis.call('HSET', JOB .. id, 'cancelled', 1)
   redis.call('PUBLISH', CONTROL, id)
 elseif status == 'cancelled' then
-  if redis.call('HDEL', JOB .. id, 'unwanted') == 1 then refund(id) end
+  redis.call('HDEL', JOB .. id, 'unwanted')
 end
 return nil

@@ -27,7 +27,7 @@ local status, unwanted, deadline = unpack(redis.call('HMGET', JOB .. id, 'status
 if status and not unwanted then return answer('known') end
 if unwanted and tonumber(deadline) <= now then
   redis.call('HDEL', JOB .. id, 'unwanted')
-  withdraw(id, ttl, 'failed', 'error', expired)
+  finish(id, ttl, 'failed', 'error', expired)
   return answer('known')
 end
 if key ~= '' and not unwanted then

@@ -186,10 +186,11 @@ local function next_place(priority, tenant, load, weight)
   return digits(place)
 end
 
--- Give a tenant back what it was charged for a job that no worker has run.
+-- Give a tenant back what it was charged for a job that no worker has run, unless its turn had come: then the
+-- charge is paid already.
 local function refund(id)
-  local job = redis.call('HMGET', JOB .. id, 'attempts', 'priority', 'tenant', 'load', 'weight')
-  if job[1] ~= '0' then return end
+  local job = redis.call('HMGET', JOB .. id, 'attempts', 'priority', 'tenant', 'load', 'weight', 'place')
+  if job[1] ~= '0' or tonumber(job[6]) <= virtual_time(job[2]) then return end
   local name = job[2] .. ':' .. job[3]
   local before = redis.call('ZSCORE', TAGS, name)
   if not before then return end

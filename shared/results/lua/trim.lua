@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- Forget the oldest images until all together are within a number of bytes.
 --
--- ARGV  1 that number  2 ttl
+-- ARGV  1 that number
 
-local most, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
+local most = tonumber(ARGV[1])
 
 local sum = total()
 while sum > most do
@@ -11,5 +11,5 @@ while sum > most do
   if not size then break end
   sum = sum - size
 end
-set_total(sum, ttl)
+set_total(sum, math.max(1, redis.call('TTL', INDEX)))
 return nil

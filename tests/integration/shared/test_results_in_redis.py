@@ -131,6 +131,16 @@ async def test_images_that_fill_a_server_make_room_for_jobs(small):
     assert images_kept == len(await small.keys("*:blob:*"))
 
 
+async def test_images_that_are_not_in_the_way_stay_whatever_is(small, small_server):
+    results = RedisResults(small, ttl=60, most_bytes=1 << 30)
+    name = await results.put(a_lease(), IMAGE)
+    await small.config_set("maxmemory", 0)
+    small_server.client.set("queue", b"x" * (9 << 20))
+    await small.config_set("maxmemory", 8 << 20)
+    assert not await has_room(small, partial(trim_images, small))
+    assert await results.get(name) == IMAGE
+
+
 async def test_where_other_data_has_the_memory_the_attempt_fails_and_may_be_repeated(small, small_server):
     results = RedisResults(small, ttl=60, most_bytes=1 << 30)
     await small.config_set("maxmemory", 0)

@@ -17,7 +17,7 @@ from shared.refs import AdapterRef, RepoId
 from tests.builders import BASE, an_adapter, known
 from worker.adapter_store import AdapterStore, Threads, WeightFile, weight_file
 from worker.disk_tier import NotOnDisk
-from worker.engine.contract import AdapterFault
+from worker.engine.contract import BrokenFile
 from worker.gpu_tier import GpuTier
 from worker.metrics import WorkerMetrics
 from worker.tier import Tier
@@ -84,7 +84,7 @@ class Ingests:
             self.busy -= size
             self.broken -= 1
             if self.broken >= 0:
-                raise AdapterFault("not a whole safetensors file")
+                raise BrokenFile("not a whole safetensors file")
         return Blob(size * self.growth, size)
 
 

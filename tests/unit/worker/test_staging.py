@@ -15,8 +15,10 @@ class Fetches:
 
     def __init__(self):
         self.ends = {}
+        self.absent = {}
 
-    async def fetch(self, running, _on_absent):
+    async def fetch(self, running, on_absent):
+        self.absent[running.lease.job.id] = on_absent
         return await self.ends.setdefault(running.lease.job.id, asyncio.get_running_loop().create_future())
 
     @contextmanager
@@ -87,6 +89,20 @@ async def test_no_more_is_taken_beside_a_job_that_was_held_by_a_worker_that_died
     await staging.changed()
     assert staging.take().running.lease.job.id == suspect
     assert staging.takes_more
+
+
+async def test_no_other_is_drawn_before_it_unless_it_has_to_come_from_the_hub(fetches, a_staged_job):
+    staging = Staging(fetches, on_error=None)
+    other = await a_staged_job(staging)
+    suspect = await a_staged_job(staging, crashes=1)
+    fetches.ends[other].set_result(0.1)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert staging.take() is None
+    fetches.absent[suspect]()
+    await staging.changed()
+    assert staging.takes_more
+    assert staging.take().running.lease.job.id == other
 
 
 async def test_there_is_room_for_so_many_jobs(fetches, a_staged_job):

@@ -190,17 +190,13 @@ class QueueModel:
         return place
 
     def withdraw(self, known: Modelled, status: JobStatus) -> None:
-        """End a job that waits; or one that seemed unwanted, once it is known how it ends."""
-        tenant = known.priority, known.job.tenant
-        if not known.attempts and tenant in self.tags:
-            after = self.tags[tenant] - charge(known.job, known.load)
-            self.tags |= {tenant: after}
-            if after <= self.virtual[known.priority]:
+        """End a job that waits; its tenant gets back what it was charged and has not paid."""
+        tenant, virtual = (known.priority, known.job.tenant), self.virtual[known.priority]
+        if not known.attempts and known.place > virtual and tenant in self.tags:
+            self.tags[tenant] -= charge(known.job, known.load)
+            if self.tags[tenant] <= virtual:
                 del self.tags[tenant]
-        if known.unwanted:
-            known.status, known.unwanted = status, False
-        else:
-            known.become(status)
+        known.become(status)
 
     def add(self, job: Job, router: str) -> Modelled:
         seconds = job.work * self.pace if job.work and self.pace else self.mean or 1.0
@@ -216,7 +212,7 @@ class QueueModel:
         if not known.unwanted:
             return Enqueued.KNOWN
         if known.late:
-            self.withdraw(known, JobStatus.FAILED)
+            known.status, known.unwanted = JobStatus.FAILED, False
             return Enqueued.KNOWN
         if refusal := self.refuses(known.job, None, new=False):
             assert isinstance(refusal, Enqueued)
@@ -518,11 +514,12 @@ class QueueMachine(RuleBasedStateMachine):
         if known.gone:
             assert self.ask(self.queue.cancel, job.id) is None
             return
-        if known.waits or known.unwanted:
+        if known.waits:
             self.model.withdraw(known, JobStatus.CANCELLED)
             self.model.forget_debts()
         elif known.status is JobStatus.RUNNING:
             known.cancelled = True
+        known.unwanted = False
         for _ in range(2 if repeat else 1):
             assert self.ask(self.queue.cancel, job.id).status is known.status
 

@@ -94,7 +94,7 @@ def kohya_sgm(base: object):
 
 
 def kohya_by_diffusers(base: object):
-    layers = files.random_layers(base, with_encoders(base), rank=lambda n: 2 + n % 3)
+    layers = files.random_layers(base, with_encoders(base))
     return convert_state_dict_to_kohya(files.peft(layers)), {}
 
 
