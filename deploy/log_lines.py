@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from deploy.printable import printable
 from deploy.progress import paint
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -36,18 +37,18 @@ class LogLine:
 
 
 def parse(line: str) -> LogLine:
-    """Return `line` in a form for people; a line that is no JSON log line stays as it is."""
+    """Return `line` in a form for people; control characters are spelt out, and steer no terminal."""
     try:
         fields = json.loads(line)
     except ValueError:
-        return LogLine(level="", text=line)
+        return LogLine(level="", text=printable(line))
     if not isinstance(fields, dict) or "message" not in fields:
-        return LogLine(level="", text=line)
+        return LogLine(level="", text=printable(line))
     details = " ".join(f"{key}={value}" for key, value in fields.items() if key not in _HIDDEN)
     return LogLine(
         level=str(fields.get("level", "")),
-        text=f"{fields['message']} ({details})" if details else str(fields["message"]),
-        traceback=str(fields.get("exception", "")),
+        text=printable(f"{fields['message']} ({details})" if details else str(fields["message"])),
+        traceback="\n".join(map(printable, str(fields.get("exception", "")).splitlines())),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from deploy.printable import printable
 from deploy.table import Column, table
 from shared.jobs import GenerationParams, JobRecord, JobResult, JobStatus
 from shared.queue.terms import KnownJob, Overview
@@ -246,14 +247,6 @@ def ago(then: float, now: float) -> str:
 
 def _moment(then: float, now: float) -> str:
     return f"{datetime.fromtimestamp(then, UTC):%Y-%m-%d %H:%M:%S} UTC, {ago(then, now)}"
-
-
-def printable(text: str) -> str:
-    """Return `text` with what is no visible character, such as an escape or a line's end, spelt out."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def bases_json(lines: Sequence[BaseLine]) -> str:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from router.base_aliases import current_id
-from router.hub_metadata import HubMetadata
+from router.hub_metadata import HubMetadata, UnknownToken
 from router.metadata_cache import Lifetimes, MetadataCache
 from router.weight_files import telling_files
-from shared.errors import RepoForbidden, RepoNotFound
+from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound
 from shared.refs import AdapterRef, RepoId, Revision
 
 NEGATIVE = 15.0
@@ -23,7 +23,8 @@ STALE = 24 * 3600.0
 PRIVATE = 60.0
 """Seconds that what a token may see is remembered: this soon a revoked token ends."""
 PRIVATE_NEGATIVE = 5.0
-CAPACITY = 10_000
+CAPACITY = 4_000
+"""Repositories, and callers of each: a description takes up to some 40,000 characters."""
 
 
 class HubSource(Protocol):
@@ -68,13 +69,21 @@ class Catalogue:
         current = current_id(repo)
         try:
             metadata = await self._public.get((current, revision))
-        except RepoNotFound:
+        except (RepoNotFound, HubUnavailable):  # the latter while it remembers what this token saw
             if token is None:
                 raise
-            metadata = await self._private.get((_caller(token), current, revision))
+            metadata = await self._of_caller(_caller(token), current, revision)
         if metadata.disabled:
             raise RepoForbidden(f"{repo} has been disabled on the Hub")
         return metadata
+
+    async def _of_caller(self, caller: _Caller, repo: RepoId, revision: str | None) -> HubMetadata:
+        try:
+            return await self._private.get((caller, repo, revision))
+        except UnknownToken as error:  # a proxy may have made it up
+            raise RepoNotFound(
+                f"{repo}: not found, or private; the Hub does not know the token of this request"
+            ) from error
 
     async def authorise(self, adapter: AdapterRef, token: str | None) -> None:
         """Return if the token opens the adapter's weight file.
@@ -101,7 +110,10 @@ class Catalogue:
             await memory.close()
 
     async def _fetch_public(self, key: tuple[RepoId, str | None]) -> HubMetadata:
-        return _kept(await self._hub.metadata(*key, token=None))
+        metadata = await self._hub.metadata(*key, token=None)
+        if metadata.private:  # whoever let this process see it: it is not for everybody
+            raise RepoNotFound(f"{metadata.repo}: not found, or private: send a token that may read it")
+        return _kept(metadata)
 
     async def _fetch_private(self, key: tuple[_Caller, RepoId, str | None]) -> HubMetadata:
         caller, repo, revision = key

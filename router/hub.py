@@ -27,7 +27,14 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, re-
     hf_raise_for_status,
 )
 
-from router.hub_metadata import EXPAND, HubMetadata, UnreadableMetadata, parse_metadata
+from router.hub_metadata import (
+    EXPAND,
+    REVISION,
+    HubMetadata,
+    UnknownToken,
+    UnreadableMetadata,
+    parse_metadata,
+)
 from shared.errors import HubUnavailable, InvalidRequest, RepoForbidden, RepoNotFound, WarmbaseError
 from shared.refs import RepoId, Revision
 
@@ -64,6 +71,8 @@ class Hub:
             RepoForbidden: it is disabled, or the token is not valid.
             HubUnavailable: no answer, or one that cannot be read.
         """
+        if revision in {".", ".."}:  # what an address would lose
+            raise _no_revision(repo)
         return await self._call("metadata", repo, lambda: self._metadata(repo, revision, token))
 
     async def check_access(self, repo: RepoId, revision: Revision, file: str, token: str | None) -> None:
@@ -129,7 +138,7 @@ def _translated(error: Exception, repo: RepoId) -> WarmbaseError:
     """Return our error for one of the Hub's client."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status == HTTPStatus.UNAUTHORIZED and "Invalid credentials" in str(error):
-        return RepoForbidden("the Hub does not know the token of this request")
+        return UnknownToken("the Hub does not know the token of this request")
     for kind, answer in _BY_KIND:
         if isinstance(error, kind):
             return answer(repo)
@@ -137,6 +146,10 @@ def _translated(error: Exception, repo: RepoId) -> WarmbaseError:
     return (
         answer_to_status(repo) if answer_to_status else HubUnavailable("the Hub does not answer; try again")
     )
+
+
+def _no_revision(repo: RepoId) -> WarmbaseError:
+    return InvalidRequest(REVISION, f"{repo} has no such branch, tag or commit")
 
 
 def _not_found(repo: RepoId) -> WarmbaseError:
@@ -156,7 +169,7 @@ _BY_KIND: tuple[tuple[type[Exception], Callable[[RepoId], WarmbaseError]], ...] 
     (DisabledRepoError, lambda repo: RepoForbidden(f"{repo} has been disabled on the Hub")),
     (
         RevisionNotFoundError,
-        lambda repo: InvalidRequest("revision", f"{repo} has no such branch, tag or commit"),
+        _no_revision,
     ),
     (EntryNotFoundError, lambda repo: InvalidRequest("weight_name", f"{repo} has no such file")),
     (RepositoryNotFoundError, _not_found),

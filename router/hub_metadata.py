@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, RepoForbidden
 from shared.refs import RepoId, Revision, parse_repo_id, parse_revision
 
 EXPAND = (
@@ -29,6 +30,17 @@ MAX_TEXT = 1024
 
 MAX_TEXTS = 256
 """Tags beyond these, and bases, are overlooked for the same reason."""
+
+
+MAX_CHARACTERS = 4096
+"""Of all texts of one kind: those after them are overlooked, too."""
+
+REVISION = "revision"
+"""The field that is at fault where a repository has no such revision."""
+
+
+class UnknownToken(RepoForbidden):
+    """The Hub does not know the caller's token."""
 
 
 class UnreadableMetadata(ValueError):
@@ -130,7 +142,7 @@ def parse_metadata(document: object) -> HubMetadata:
         files=tuple(_text(_mapping(item).get("rfilename")) for item in _items(raw.get("siblings"))),
         pipeline_class=_text(_mapping(config.get("diffusers")).get("_class_name")) or _tagged_class(tags),
         hub_relation=_text(bases.get("relation")),
-        hub_bases=tuple(_text(_mapping(item).get("id")) for item in _items(bases.get("models"))[:MAX_TEXTS]),
+        hub_bases=_texts([_mapping(item).get("id") for item in _items(bases.get("models"))]),
         tag_bases=tuple(_base_of_tag(tag) for tag in tags if tag.startswith("base_model:")),
         card_bases=_texts(card.get("base_model")),
         peft_base=_text(peft.get("base_model_name_or_path")),
@@ -174,9 +186,11 @@ def _text(value: object) -> str:
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    """Return a text or a list of texts as a tuple of at most `MAX_TEXTS`, without the empty ones."""
-    texts = (_text(item) for item in (value[:MAX_TEXTS] if isinstance(value, list) else [value]))
-    return tuple(text for text in texts if text)
+    """Return a text or a list of texts as a tuple, within the limits, without the empty ones."""
+    texts = [_text(item) for item in (value[:MAX_TEXTS] if isinstance(value, list) else [value])]
+    sums = accumulate(map(len, texts))
+    kept = (text for text, together in zip(texts, sums, strict=True) if together <= MAX_CHARACTERS)
+    return tuple(text for text in kept if text)
 
 
 def _number(value: object) -> float | None:

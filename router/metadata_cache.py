@@ -1,8 +1,8 @@
 """Answers of the Hub, remembered for a while: one call for any number of simultaneous questions.
 
 An answer is kept while it is fresh; "no such thing" is an answer, too, kept for less long. When the source
-fails (an error that is `retryable`), an answer that is no longer fresh stands in for a while; never an
-invented one.
+fails (an error that is `retryable`) or hangs, an answer that is no longer fresh stands in for a while; never
+an invented one.
 """
 
 import asyncio
@@ -26,12 +26,14 @@ class Lifetimes:
         negative: the same for an answer that was an error.
         stale: an answer that is this old may still stand in while the source fails.
         retry: the source is left alone after a failure that a stale answer hid.
+        patience: this long a source is waited for while a stale answer is at hand.
     """
 
     fresh: float
     negative: float
     stale: float = 0.0
     retry: float = 5.0
+    patience: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ class MetadataCache(Generic[K, V]):
             flight = asyncio.create_task(self._ask(key))
             self._flights[key] = flight
             flight.add_done_callback(lambda _: self._flights.pop(key, None))
+        if entry is not None and self._may_stand_in(entry):
+            in_time, _ = await asyncio.wait({flight}, timeout=self._lifetimes.patience)
+            if not in_time:  # what it brings is for those who ask later
+                entry.fresh_until = self._clock() + self._lifetimes.retry
+                return _unwrap(entry.outcome)
         return _unwrap(await asyncio.shield(flight))
 
     async def close(self) -> None:
@@ -109,10 +116,13 @@ class MetadataCache(Generic[K, V]):
             self._keep(key, kept, self._lifetimes.negative, self._lifetimes.negative)
             return refusal
         known = self._entries.get(key)
-        if known is None or isinstance(known.outcome, _Refusal) or self._clock() >= known.stale_until:
+        if known is None or not self._may_stand_in(known):
             return refusal
         known.fresh_until = self._clock() + self._lifetimes.retry
         return known.outcome
+
+    def _may_stand_in(self, entry: _Entry[V]) -> bool:
+        return isinstance(entry.outcome, _Answer) and self._clock() < entry.stale_until
 
     def _keep(self, key: K, outcome: _Answer[V] | _Refusal, fresh: float, stale: float) -> None:
         now = self._clock()

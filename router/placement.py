@@ -15,7 +15,7 @@ from router.weight_files import words_file_of, words_files
 from shared.config import Limits
 from shared.errors import AmbiguousWeights, InvalidRequest, NoPoolForBase, UnsupportedModel
 from shared.jobs import GenerationParams
-from shared.pools import BasePool
+from shared.pools import BasePool, WorkerInfo
 from shared.refs import AdapterRef, RepoId
 
 MODEL_FIELD = "model"
@@ -256,7 +256,7 @@ def _words_file(
 
 
 def _weight_name(wanted: WantedAdapter, adapter: LoraAdapter) -> str:
-    field = f"{_parent(wanted.field)}.weight_name"
+    field = f"{wanted.parent}.weight_name"
     if wanted.weight_name is None:
         if adapter.weight_name is None:
             raise AmbiguousWeights(adapter.repo, adapter.weight_files, field)
@@ -267,11 +267,6 @@ def _weight_name(wanted: WantedAdapter, adapter: LoraAdapter) -> str:
             f"{adapter.repo} has no such .safetensors file; it has {_names(adapter.weight_files)}",
         )
     return wanted.weight_name
-
-
-def _parent(field: str) -> str:
-    """Return the object that a field stands in: `parameters` for the path's and the header's adapter."""
-    return field.rpartition(".")[0] or "parameters"
 
 
 def _refuse_twins(chosen: Sequence[_Chosen]) -> None:
@@ -288,6 +283,13 @@ def _recommended(chosen: Sequence[_Chosen]) -> list[CardDefaults]:
     return [item.defaults for item in sorted(chosen, key=lambda item: not item.is_few_step)]
 
 
+def _fitting(card: CardDefaults, base: WorkerInfo) -> CardDefaults:
+    """Return a recommendation without a scheduler that the base does not take, or does not know."""
+    if not base.schedulers or card.scheduler in base.schedulers:
+        return card
+    return replace(card, scheduler=None, timestep_spacing=None)
+
+
 def _params(
     request: GenerationRequest, cards: Sequence[CardDefaults], pool: BasePool, limits: Limits, seed: int
 ) -> GenerationParams:
@@ -297,6 +299,7 @@ def _params(
     picture the size is that one's, which only the worker sees.
     """
     base, source = pool.workers[0], request.source
+    cards = [_fitting(card, base) for card in cards]
     asked = CardDefaults(
         steps=request.steps, guidance_scale=request.guidance_scale, scheduler=request.scheduler
     )

@@ -41,6 +41,11 @@ class WantedAdapter:
     weight_name: str | None = None
     revision: str | None = None
 
+    @property
+    def parent(self) -> str:
+        """The object that it stands in: `parameters` for the path's and the header's adapter."""
+        return self.field.rpartition(".")[0] or "parameters"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationRequest:

@@ -13,6 +13,7 @@ from router.body import SourcePicture
 from router.callers import idempotency_of, tenant_of
 from router.catalogue import Catalogue
 from router.classify import Classification, FullModel, LoraAdapter, Unsupported, classify
+from router.hub_metadata import REVISION
 from router.metrics import Metrics
 from router.placement import Placement, find_pool, place, serving_pools
 from router.problems import drawn
@@ -20,7 +21,15 @@ from router.queues import REFUSALS, Queues
 from router.schemas import GenerationRequest
 from router.waiting import JobWaiter
 from shared.config import Limits
-from shared.errors import ErrorCode, InvalidRequest, QueueFull, RepoForbidden, ResultGone, WarmbaseError
+from shared.errors import (
+    ErrorCode,
+    InvalidRequest,
+    NoRoom,
+    QueueFull,
+    RepoForbidden,
+    ResultGone,
+    WarmbaseError,
+)
 from shared.jobs import Job, JobRecord, JobResult, JobStatus, new_job_id
 from shared.pools import BasePool
 from shared.queue.terms import IdempotencyKey
@@ -94,7 +103,10 @@ class Submissions:
         tenant, pools = tenant_of(token), await self._live_pools()
         model, *others = await asyncio.gather(
             self._path_model(request, pools, token),
-            *(self._classify(wanted.repo, wanted.revision, token) for wanted in request.adapters),
+            *(
+                self._classify(wanted.repo, wanted.revision, token, f"{wanted.parent}.revision")
+                for wanted in request.adapters
+            ),
         )
         seed = secrets.randbelow(RANDOM_SEEDS)
         placement = place(request, model, others, pools, limits=self._limits, seed=seed)
@@ -152,11 +164,14 @@ class Submissions:
             await self._keep_source(submission)
             record = await self._waiter.run(job, submission.workers, submission.idempotency)
             outcome, reason = _outcome(record)
+        except (*REFUSALS, NoRoom):
+            outcome = ""  # there was no job
+            raise
         except WarmbaseError as error:
             outcome, reason = _failure(error.code)
             raise
         finally:
-            if reason != ErrorCode.QUEUE_FULL:
+            if outcome:
                 self._metrics.job_finished(job, outcome, reason, time.monotonic() - begin)
         return record
 
@@ -222,9 +237,9 @@ class Submissions:
         Raises:
             WarmbaseError: the id cannot be looked up.
         """
-        found, pools = await self._classify(repo, revision, token), await self._live_pools()
-        if isinstance(found, Unsupported) and revision is None and (pool := find_pool(repo, pools)):
-            found = _running(pool)  # as when it draws; to the Hub, a repository of GGUF files is no model
+        pools = await self._live_pools()
+        pool = find_pool(repo, pools) if revision is None else None
+        found = _running(pool) if pool else await self._classify(repo, revision, token)
         return found, serving_pools(found, pools)
 
     async def _path_model(
@@ -233,7 +248,7 @@ class Submissions:
         """A base that runs needs no Hub: its workers said what they hold."""
         pool = find_pool(request.model, pools)
         if pool is None:
-            return await self._classify(request.model, request.revision, token)
+            return await self._classify(request.model, request.revision, token, "parameters.revision")
         worker = pool.workers[0]
         if request.revision not in {None, worker.base_revision}:
             raise InvalidRequest(
@@ -241,8 +256,14 @@ class Submissions:
             )
         return _running(pool)
 
-    async def _classify(self, repo: RepoId, revision: str | None, token: str | None) -> Classification:
-        found = classify(await self._catalogue.look_up(repo, revision, token))
+    async def _classify(
+        self, repo: RepoId, revision: str | None, token: str | None, field: str = REVISION
+    ) -> Classification:
+        """Return what an id is; `field` is where its revision stands."""
+        try:
+            found = classify(await self._catalogue.look_up(repo, revision, token))
+        except InvalidRequest as error:
+            raise InvalidRequest(field if error.field == REVISION else error.field, error.message) from error
         self._metrics.classified(_VERDICTS[type(found)])
         return found
 

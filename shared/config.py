@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from shared.errors import InvalidRequest
 from shared.redis_address import parse_address
@@ -187,13 +188,21 @@ def redis_url(environ: Mapping[str, str]) -> str:
 def _common(environ: Mapping[str, str]) -> CommonConfig:
     return CommonConfig(
         redis_url=redis_url(environ),
-        hub=_read(environ, "HF_ENDPOINT", DEFAULT_HUB, _http_url),
+        hub=_hub(environ),
         hub_token=environ.get("HF_TOKEN") or None,
         secret=environ.get("WARMBASE_SECRET", ""),
         log_level=_read(environ, "WARMBASE_LOG_LEVEL", "info", _one_of("debug", "info", "warning", "error")),
         results_url=_results_url(environ),
         results_bytes=_read(environ, "WARMBASE_RESULTS_BYTES", DEFAULT_RESULTS_BYTES, _count),
     )
+
+
+def _hub(environ: Mapping[str, str]) -> str:
+    """Return the Hub's address. Who it would name goes before each caller's own token: it names nobody."""
+    name = "HF_ENDPOINT"
+    if "@" in urlsplit(environ.get(name, "")).netloc:
+        raise ConfigError(f"{name}: holds a user or a password; leave them out, and use HF_TOKEN")
+    return _read(environ, name, DEFAULT_HUB, _http_url)
 
 
 def _results_url(environ: Mapping[str, str]) -> str | None:

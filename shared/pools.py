@@ -1,7 +1,7 @@
 """Which bases are served now: workers announce themselves, routers look."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from typing import cast
 
@@ -30,6 +30,7 @@ class WorkerInfo:
         copy_of: the base that this one is a quantised copy of, whose adapters it therefore takes.
         denoiser_file: the GGUF file of `base` that is its denoiser, if all else is from elsewhere.
         other_parts: from where, as `organisation/name@commit`.
+        schedulers: class names of those that it can be run with; empty where a worker does not say.
     """
 
     id: WorkerId
@@ -46,6 +47,7 @@ class WorkerInfo:
     copy_of: RepoId | None = None
     denoiser_file: str | None = None
     other_parts: str | None = None
+    schedulers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,13 +113,17 @@ class PoolDirectory:
         return seconds + microseconds / 1_000_000
 
 
+_NAMES = frozenset(field.name for field in fields(WorkerInfo))
+
+
 def _encode(worker: WorkerInfo) -> str:
     return json.dumps(asdict(worker), sort_keys=True)
 
 
 def _decode(member: bytes) -> WorkerInfo | None:
-    """Return the worker; None for one of another version, which this process cannot use."""
+    """Return the worker, without what a newer one says beside; None for one that this process cannot use."""
+    said = {name: value for name, value in json.loads(member).items() if name in _NAMES}
     try:
-        return WorkerInfo(**json.loads(member))
+        return WorkerInfo(**said | {"schedulers": tuple(said.get("schedulers", ()))})
     except TypeError:
         return None

@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
-MARKED = {"unit", "contracts", "integration", "e2e", "browser", "gpu"}
+MARKED = {"unit", "integration", "e2e", "gpu"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -145,6 +145,7 @@ class Assembly(Generic[A]):
             copy_of=self._config.copy_of or info.copy_of,
             denoiser_file=info.denoiser_file,
             other_parts=info.other_parts,
+            schedulers=info.schedulers,
         )
 
     def _worker(

@@ -106,7 +106,8 @@ class BaseInfo:
     `adapters` says how they are applied: `merged` into the weights, or `unmerged` beside those that cannot be
     rewritten. `image_to_image`: whether it draws from a picture as well. `copy_of`: the base that it is a
     quantised copy of, as its card says. `denoiser_file`: the GGUF file of `repo` that is its denoiser, if all
-    else is from elsewhere; `other_parts` says from where, as `organisation/name@commit`.
+    else is from elsewhere; `other_parts` says from where, as `organisation/name@commit`. `schedulers`: class
+    names of those that it can be run with.
     """
 
     repo: RepoId
@@ -125,6 +126,7 @@ class BaseInfo:
     copy_of: RepoId | None = None
     denoiser_file: str | None = None
     other_parts: str | None = None
+    schedulers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

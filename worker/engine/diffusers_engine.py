@@ -36,12 +36,16 @@ class DiffusersEngine:
         self._device = pipeline.device  # asking walks through all modules
         self._parts = tuple(parts.values())
         self._targets = find_targets({name: parts[name] for name in adaptable if name in parts})
-        self._info = replace(info, adapters="unmerged" if self._targets.kept else "merged")
         self._conversion = _conversion(pipeline)
         self._layouts = Layouts()
         self._readings = Readings()
         self._swap = Swap(AdaptableWeights(self._targets))
         self._drawing = Drawing(pipeline, info)
+        self._info = replace(
+            info,
+            adapters="unmerged" if self._targets.kept else "merged",
+            schedulers=self._drawing.schedulers,
+        )
         self._vocabulary = Vocabulary(pipeline)
         self._fingerprint = fingerprint(self._parts)
 

@@ -41,6 +41,11 @@ class Drawing:
         self._vae_dtype = pipeline.vae.dtype
         pipeline.set_progress_bar_config(disable=True)
 
+    @property
+    def schedulers(self) -> tuple[str, ...]:
+        """Class names of those that the base can be run with."""
+        return self._schedulers.names
+
     def draw(self, params: GenerationParams, on_step: StepCallback, source: Image | None = None) -> Generated:
         """Draw an image, from noise or from `source`.
 

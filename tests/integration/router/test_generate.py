@@ -63,6 +63,13 @@ async def test_what_the_hub_knows_as_no_model_is_one_while_a_pool_serves_it(http
     assert (view["kind"], view["commit"], view["served"]) == ("full", COMMIT, True)
 
 
+async def test_a_base_that_runs_is_described_without_the_hub_as_it_is_drawn(http, router, worker):
+    name = "alice/on-no-hub"
+    await worker.pools.announce(a_worker(base=RepoId(name)), 60.0)
+    async with http.get(f"{router}/models/{name}") as response:
+        assert (response.status, (await response.json())["kind"]) == (200, "full")
+
+
 async def test_a_base_is_drawn_with_without_asking_the_hub(http, router, worker, hub):
     async with http.post(f"{router}/models/{BASE}", data="a cat") as response:
         assert response.status == 200, await response.text()

@@ -133,6 +133,8 @@ async def test_a_picture_whose_job_is_not_taken_takes_nobody_s_place(http, route
         response, body = await post(http, router, data=PICTURE, headers=headers)
         assert (response.status, b"drained" in body) == (503, True)
     assert await redis.keys("*:blob:*") == []
+    async with http.get(f"{router}/metrics") as response:
+        assert "warmbase_jobs_finished_total{" not in await response.text()
 
 
 class ForgettingResults:

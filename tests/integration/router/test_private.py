@@ -33,7 +33,7 @@ async def test_the_owner_s_token_opens_and_travels_sealed(http, router, worker, 
         ((GATED, "hf_nobody"), (403, "repo_forbidden")),
         ((PRIVATE, None), (404, "repo_not_found")),
         ((PRIVATE, "hf_bob"), (404, "repo_not_found")),
-        ((PRIVATE, "hf_nobody"), (403, "repo_forbidden")),
+        ((PRIVATE, "hf_nobody"), (404, "repo_not_found")),
     ],
 )
 async def test_nobody_else_gets_in_even_after_the_owner(http, router, worker, attempt, refusal):

@@ -59,8 +59,16 @@ async def test_a_malformed_id(http, router, worker):
 
 
 async def test_an_unknown_revision(http, router, worker):
-    body = {"inputs": "a", "parameters": {"revision": "nope"}}
-    await refusal(http, f"{router}/models/{ADAPTER}", 422, "invalid_request", json=body)
+    url = f"{router}/models/{ADAPTER}"
+    for revision in ("nope", "..", "."):
+        body = {"inputs": "a", "parameters": {"revision": revision}}
+        _, refused = await refusal(http, url, 422, "invalid_request", json=body)
+        assert refused["field"] == "parameters.revision"
+    other = {"inputs": "a", "parameters": {"loras": [{"model": ADAPTER, "revision": "nope"}]}}
+    _, refused = await refusal(http, f"{router}/models/{BASE}", 422, "invalid_request", json=other)
+    assert refused["field"] == "parameters.loras[0].revision"
+    _, described = await refusal(http, url, 422, "invalid_request", "GET", params={"revision": "nope"})
+    assert described["field"] == "revision"
 
 
 @pytest.mark.parametrize(

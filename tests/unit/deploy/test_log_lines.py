@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.log_lines import LogLine, for_people, parse
+from deploy.printable import printable
 from shared.logs import JsonFormatter
 
 
@@ -52,5 +53,11 @@ def test_the_prefix_is_coloured_by_level(level, code):
 
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_whatever_a_part_writes_can_be_shown(line):
-    assert parse(line).text == line
-    assert shown(line, verbose=True).endswith(line)
+    assert parse(line).text == printable(line)
+    assert shown(line, verbose=True).endswith(printable(line))
+
+
+@given(st.text(), st.text(), st.lists(st.text()))
+def test_what_a_stranger_put_into_a_log_line_steers_no_terminal(message, path, frames):
+    line = json.dumps({"level": "info", "message": message, "path": path, "exception": "\n".join(frames)})
+    assert "".join(shown(line, verbose=True).split("\n")).isprintable()

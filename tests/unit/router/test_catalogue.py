@@ -1,7 +1,7 @@
 import pytest
 
 from router.catalogue import PRIVATE, Catalogue
-from router.hub_metadata import parse_metadata
+from router.hub_metadata import UnknownToken, parse_metadata
 from router.weight_files import MAX_FILES
 from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound
 from shared.refs import RepoId
@@ -21,6 +21,7 @@ class SmallHub:
         self.checked = []
         self.down = False
         self.disabled = False
+        self.open_to_all = False
 
     async def metadata(self, repo, revision, token):
         self.asked.append((repo, revision, token))
@@ -28,7 +29,9 @@ class SmallHub:
             raise HubUnavailable("down")
         if repo == PUBLIC:
             return parse_metadata({**PIXEL_ART, **document(PUBLIC, MANY_FILES), "disabled": self.disabled})
-        if repo == SECRET and token in {"alice", "bob"}:
+        if token == "invented":
+            raise UnknownToken("who?")
+        if repo == SECRET and (self.open_to_all or token in {"alice", "bob"}):
             return parse_metadata(document(SECRET, MANY_FILES, private=True))
         raise RepoNotFound(repo)
 
@@ -78,6 +81,27 @@ async def test_what_a_token_sees_is_remembered_for_a_minute(hub, catalogue):
     hub.now = PRIVATE
     await catalogue.look_up(SECRET, None, "alice")
     assert hub.asked.count((SECRET, None, "alice")) == 2
+
+
+async def test_for_that_minute_it_does_not_matter_what_the_hub_tells_everybody(hub, catalogue):
+    await catalogue.look_up(SECRET, None, "alice")
+    hub.now, hub.down = PRIVATE - 0.1, True
+    assert (await catalogue.look_up(SECRET, None, "alice")).private
+    for token in (None, "bob"):
+        with pytest.raises(HubUnavailable):
+            await catalogue.look_up(SECRET, None, token)
+
+
+async def test_what_is_private_is_not_for_everybody_though_this_process_may_see_it(hub, catalogue):
+    hub.open_to_all = True
+    with pytest.raises(RepoNotFound):
+        await catalogue.look_up(SECRET, None, None)
+    assert (await catalogue.look_up(SECRET, None, "alice")).private
+
+
+async def test_a_token_that_the_hub_does_not_know_hides_no_missing_repository(hub, catalogue):
+    with pytest.raises(RepoNotFound, match="does not know the token"):
+        await catalogue.look_up(RepoId("no/such"), None, "invented")
 
 
 async def test_private_facts_have_no_stale_answer(hub, catalogue):

@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 
@@ -28,8 +29,8 @@ class Source:
             raise self.error
         return f"{key}:{call}"
 
-    def cache(self, capacity=100):
-        return MetadataCache(self.fetch, lifetimes=LIFETIMES, clock=lambda: self.now, capacity=capacity)
+    def cache(self, lifetimes=LIFETIMES, capacity=100):
+        return MetadataCache(self.fetch, lifetimes=lifetimes, clock=lambda: self.now, capacity=capacity)
 
 
 @pytest.fixture
@@ -102,6 +103,20 @@ async def test_a_stale_answer_stands_in_while_the_source_fails_and_spares_it(sou
 
     source.now, source.error = 306.0, None
     assert await cache.get("a") == "a:3"
+
+
+async def test_a_stale_answer_stands_in_while_the_source_hangs_and_what_it_brings_is_kept(source):
+    cache = source.cache(replace(LIFETIMES, patience=0.01))
+    await cache.get("a")
+    source.now = 301.0
+    source.gate.clear()
+    async with asyncio.timeout(10):
+        assert [await cache.get("a") for _ in range(3)] == ["a:1"] * 3
+    assert source.calls == 2
+    source.gate.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await cache.get("a") == "a:2"
 
 
 async def test_a_stale_answer_has_an_end(source):

@@ -131,6 +131,17 @@ def test_the_option_of_a_scheduler_does_not_outlive_the_request_for_another_one(
     assert (params.scheduler, params.timestep_spacing) == ("DDIMScheduler", None)
 
 
+def test_a_scheduler_that_the_base_does_not_take_is_not_recommended_to_it():
+    pools = [BasePool(base=SDXL, workers=(a_worker(base=SDXL, schedulers=("DDIMScheduler",)),))]
+    few, card = adapter("some/sdxl-lightning"), adapter(defaults=CardDefaults(scheduler="DDIMScheduler"))
+    params = put(asked(), few, pools=pools).params
+    assert (params.steps, params.guidance_scale) == (4, 0.0)
+    assert (params.scheduler, params.timestep_spacing) == (None, None)
+    assert put(asked(), card, pools=pools).params.scheduler == "DDIMScheduler"
+    # who asks for it is told
+    assert put(asked(scheduler="LCMScheduler"), card, pools=pools).params.scheduler == "LCMScheduler"
+
+
 def test_an_adapter_may_need_a_strength_of_its_own_unless_the_request_names_one():
     name = "Hyper-FLUX.1-dev-8steps-lora.safetensors"
     few = adapter("some/hyper", weight_files=(name,), weight_name=name)

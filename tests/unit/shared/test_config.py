@@ -80,6 +80,12 @@ def test_a_bad_value_of_the_router_is_named_with_its_variable(name, value):
         router_config({name: value})
 
 
+def test_a_hub_s_address_that_holds_a_password_is_refused_and_not_repeated():
+    with pytest.raises(ConfigError, match="HF_ENDPOINT: holds a user or a password") as caught:
+        router_config({"HF_ENDPOINT": "https://me:secret@mirror.example"})
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
