@@ -69,10 +69,15 @@ class Catalogue:
         current = current_id(repo)
         try:
             metadata = await self._public.get((current, revision))
-        except (RepoNotFound, HubUnavailable):  # the latter while it remembers what this token saw
+        except RepoNotFound:
             if token is None:
                 raise
             metadata = await self._of_caller(_caller(token), current, revision)
+        except HubUnavailable:
+            known = token and self._private.known((_caller(token), current, revision))
+            if not known:
+                raise
+            metadata = known
         if metadata.disabled:
             raise RepoForbidden(f"{repo} has been disabled on the Hub")
         return metadata

@@ -94,6 +94,13 @@ class MetadataCache(Generic[K, V]):
                 return _unwrap(entry.outcome)
         return _unwrap(await asyncio.shield(flight))
 
+    def known(self, key: K) -> V | None:
+        """Return the answer for `key` that would be given without asking; None if there is none."""
+        entry = self._entries.get(key)
+        if entry is None or isinstance(entry.outcome, _Refusal) or self._clock() >= entry.fresh_until:
+            return None
+        return entry.outcome.value
+
     async def close(self) -> None:
         """End the calls that are under way."""
         flights = tuple(self._flights.values())

@@ -90,6 +90,7 @@ async def test_for_that_minute_it_does_not_matter_what_the_hub_tells_everybody(h
     for token in (None, "bob"):
         with pytest.raises(HubUnavailable):
             await catalogue.look_up(SECRET, None, token)
+    assert (SECRET, None, "bob") not in hub.asked  # who would wait twice for a Hub that hangs
 
 
 async def test_what_is_private_is_not_for_everybody_though_this_process_may_see_it(hub, catalogue):
