@@ -3,13 +3,16 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
+from unittest import mock
 
 import pytest
 import torch
 
 from shared.refs import AdapterRef, RepoId, Revision
 from tests import adapter_files as files
+from tests.builders import some_params
 from tests.tiny_bases import tiny_xl
+from worker.engine import device_memory
 from worker.engine.adapter import CanonicalAdapter
 from worker.engine.contract import Activation
 from worker.engine.diffusers_engine import DiffusersEngine
@@ -120,3 +123,16 @@ def test_adapters_are_raised_on_another_thread_while_swaps_run(tmp_path: Path) -
             assert all(torch.equal(weight, alone[number % 2][name]) for name, weight in seen.items())
         raising.result()
     engine.verify()
+
+
+def test_as_much_is_left_alone_as_a_drawing_took() -> None:
+    pipeline = tiny_xl().to("cuda", torch.bfloat16)
+    snapshot = Snapshot(folder=Path(), revision=COMMIT, variant=None)
+    engine = DiffusersEngine(pipeline, describe(RepoId("tests/tiny"), snapshot, pipeline))
+    with mock.patch.object(device_memory, "SPARE_BYTES", 0), mock.patch.dict(device_memory._most_drawn):
+        device_memory._most_drawn.clear()
+        before = device_memory.room_on(pipeline.device)
+        engine.generate(some_params(steps=2), lambda _done, _total: None)
+        taken = device_memory._most_drawn[pipeline.device]
+        assert 0 < taken < 1 << 30
+        assert device_memory.room_on(pipeline.device) < before

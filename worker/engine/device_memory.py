@@ -2,12 +2,17 @@
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 SPARE_BYTES = 4 << 30
-"""Of the device, left alone: what a drawing needs comes and goes, and must never fail for what is kept."""
+"""Of the device, left alone at least: what a drawing needs must never be missing for what is kept."""
+
+_most_drawn: dict[torch.device, int] = {}
+"""Bytes that the largest drawing so far has taken, by device: of the process, as the memory is."""
 
 log = logging.getLogger(__name__)
 
@@ -15,14 +20,29 @@ log = logging.getLogger(__name__)
 def room_on(device: torch.device) -> float:
     """Return the bytes that may be taken for good; on a device other than CUDA nobody counts.
 
-    What PyTorch holds and does not use counts as free: it is the last drawing's, and `SPARE_BYTES` are left
-    for the next.
+    What PyTorch holds and does not use counts as free: it is the last drawing's, and as much is left for the
+    next one as any has taken, or `SPARE_BYTES`.
     """
     if device.type != "cuda":
         return math.inf
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return free + unused - SPARE_BYTES
+    return free + unused - max(SPARE_BYTES, _most_drawn.get(device, 0))
+
+
+@contextmanager
+def drawing_on(device: torch.device) -> Iterator[None]:
+    """Note what is taken of the device while inside, also by one who fails for want of more."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    try:
+        yield
+    finally:
+        taken = torch.cuda.max_memory_allocated(device) - before
+        _most_drawn[device] = max(_most_drawn.get(device, 0), taken)
 
 
 def page_locked(tensor: Tensor) -> Tensor:

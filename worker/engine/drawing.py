@@ -11,6 +11,7 @@ from torch import Tensor
 from shared.errors import InvalidRequest
 from shared.jobs import GenerationParams
 from worker.engine.contract import BaseInfo, BrokenImage, Generated, StepCallback
+from worker.engine.device_memory import drawing_on
 from worker.engine.families import FAMILIES
 from worker.engine.schedulers import Schedulers, set_steps
 
@@ -39,6 +40,7 @@ class Drawing:
         self._family = FAMILIES[info.pipeline_class]
         self._schedulers = Schedulers(pipeline.scheduler, any_compatible=self._family.any_scheduler)
         self._vae_dtype = pipeline.vae.dtype
+        self._device = pipeline.device  # asking walks through all modules
         pipeline.set_progress_bar_config(disable=True)
 
     @property
@@ -62,15 +64,16 @@ class Drawing:
         # not every pipeline hands the generator to its scheduler, which then takes noise from the global one
         torch.manual_seed(params.seed)
         try:
-            image = pipeline(
-                prompt=params.prompt,
-                num_inference_steps=choice.steps,
-                generator=torch.Generator("cpu").manual_seed(params.seed),
-                callback_on_step_end=_reporting(on_step, whole=source is None),
-                output_type="pt",
-                **self._options(params, choice),
-                **self._start(choice, source),
-            ).images
+            with drawing_on(self._device):
+                image = pipeline(
+                    prompt=params.prompt,
+                    num_inference_steps=choice.steps,
+                    generator=torch.Generator("cpu").manual_seed(params.seed),
+                    callback_on_step_end=_reporting(on_step, whole=source is None),
+                    output_type="pt",
+                    **self._options(params, choice),
+                    **self._start(choice, source),
+                ).images
         except torch.OutOfMemoryError:
             if choice.width * choice.height <= self._info.default_width * self._info.default_height:
                 raise  # of this size there are many: it is not the request's fault

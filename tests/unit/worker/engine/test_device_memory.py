@@ -1,10 +1,11 @@
 """Room on a device, from what CUDA and PyTorch say about it."""
 
+from contextlib import suppress
 from unittest import mock
 
 import torch
 
-from worker.engine.device_memory import SPARE_BYTES, page_locked, room_on
+from worker.engine.device_memory import SPARE_BYTES, drawing_on, page_locked, room_on
 
 
 def test_what_pytorch_holds_unused_is_room_and_what_a_drawing_needs_is_not() -> None:
@@ -14,6 +15,21 @@ def test_what_pytorch_holds_unused_is_room_and_what_a_drawing_needs_is_not() -> 
         mock.patch("torch.cuda.memory_allocated", return_value=500),
     ):
         assert room_on(torch.device("cuda")) == 200
+
+
+def test_as_much_is_left_as_the_largest_drawing_took() -> None:
+    device = torch.device("cuda", 7)
+    with (
+        mock.patch("torch.cuda.mem_get_info", return_value=(10 * SPARE_BYTES, 10 * SPARE_BYTES)),
+        mock.patch("torch.cuda.memory_reserved", return_value=500),
+        mock.patch("torch.cuda.memory_allocated", return_value=500),
+        mock.patch("torch.cuda.reset_peak_memory_stats"),
+        mock.patch("torch.cuda.max_memory_allocated") as most,
+    ):
+        for most.return_value, left in ((600, 1), (500 + 3 * SPARE_BYTES, 3), (500 + 2 * SPARE_BYTES, 3)):
+            with suppress(torch.OutOfMemoryError), drawing_on(device):
+                raise torch.OutOfMemoryError
+            assert room_on(device) == (10 - left) * SPARE_BYTES
 
 
 def test_what_cannot_be_page_locked_stays_as_it_is() -> None:
