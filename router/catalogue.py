@@ -13,7 +13,7 @@ from router.base_aliases import current_id
 from router.hub_metadata import HubMetadata, UnknownToken
 from router.metadata_cache import Lifetimes, MetadataCache
 from router.weight_files import telling_files
-from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound
+from shared.errors import RepoForbidden, RepoNotFound
 from shared.refs import AdapterRef, RepoId, Revision
 
 NEGATIVE = 15.0
@@ -24,7 +24,7 @@ PRIVATE = 60.0
 """Seconds that what a token may see is remembered: this soon a revoked token ends."""
 PRIVATE_NEGATIVE = 5.0
 CAPACITY = 4_000
-"""Repositories, and callers of each: a description takes up to some 40,000 characters."""
+"""Repositories, and callers of each: a description takes up to some 50,000 characters."""
 
 
 class HubSource(Protocol):
@@ -67,17 +67,14 @@ class Catalogue:
             HubUnavailable: the Hub does not answer, and nothing known can stand in.
         """
         current = current_id(repo)
-        try:
-            metadata = await self._public.get((current, revision))
-        except RepoNotFound:
-            if token is None:
-                raise
-            metadata = await self._of_caller(_caller(token), current, revision)
-        except HubUnavailable:
-            known = token and self._private.known((_caller(token), current, revision))
-            if not known:
-                raise
-            metadata = known
+        metadata = self._private.known((_caller(token), current, revision)) if token else None
+        if metadata is None:
+            try:
+                metadata = await self._public.get((current, revision))
+            except RepoNotFound:
+                if token is None:
+                    raise
+                metadata = await self._of_caller(_caller(token), current, revision)
         if metadata.disabled:
             raise RepoForbidden(f"{repo} has been disabled on the Hub")
         return metadata

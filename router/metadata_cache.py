@@ -1,8 +1,8 @@
 """Answers of the Hub, remembered for a while: one call for any number of simultaneous questions.
 
 An answer is kept while it is fresh; "no such thing" is an answer, too, kept for less long. When the source
-fails (an error that is `retryable`) or hangs, an answer that is no longer fresh stands in for a while; never
-an invented one.
+fails (an error that is `retryable`), an answer that is no longer fresh stands in for a while; never an
+invented one. When it hangs, those wait who ask until that shows, and later ones for a moment.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class Lifetimes:
         negative: the same for an answer that was an error.
         stale: an answer that is this old may still stand in while the source fails.
         retry: the source is left alone after a failure that a stale answer hid.
-        patience: this long a source is waited for while a stale answer is at hand.
+        patience: this long a source that failed the last time is waited for while a stale answer is at hand.
     """
 
     fresh: float
@@ -70,6 +70,7 @@ class MetadataCache(Generic[K, V]):
         self._capacity = capacity
         self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
         self._flights: dict[K, asyncio.Task[_Answer[V] | _Refusal]] = {}
+        self._is_failing = False
 
     async def get(self, key: K) -> V:
         """Return the answer for `key`.
@@ -87,7 +88,7 @@ class MetadataCache(Generic[K, V]):
             flight = asyncio.create_task(self._ask(key))
             self._flights[key] = flight
             flight.add_done_callback(lambda _: self._flights.pop(key, None))
-        if entry is not None and self._may_stand_in(entry):
+        if self._is_failing and entry is not None and self._may_stand_in(entry):
             in_time, _ = await asyncio.wait({flight}, timeout=self._lifetimes.patience)
             if not in_time:  # what it brings is for those who ask later
                 entry.fresh_until = self._clock() + self._lifetimes.retry
@@ -112,7 +113,9 @@ class MetadataCache(Generic[K, V]):
         try:
             answer = _Answer(await self._fetch(key))
         except WarmbaseError as error:
+            self._is_failing = error.retryable
             return self._refused(key, error)
+        self._is_failing = False
         self._keep(key, answer, self._lifetimes.fresh, self._lifetimes.fresh + self._lifetimes.stale)
         return answer
 

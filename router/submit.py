@@ -102,7 +102,7 @@ class Submissions:
         """
         tenant, pools = tenant_of(token), await self._live_pools()
         model, *others = await asyncio.gather(
-            self._path_model(request, pools, token),
+            self._model(request.model, request.revision, pools, token, "parameters.revision"),
             *(
                 self._classify(wanted.repo, wanted.revision, token, f"{wanted.parent}.revision")
                 for wanted in request.adapters
@@ -238,28 +238,27 @@ class Submissions:
             WarmbaseError: the id cannot be looked up.
         """
         pools = await self._live_pools()
-        pool = find_pool(repo, pools) if revision is None else None
-        found = _running(pool) if pool else await self._classify(repo, revision, token)
+        found = await self._model(repo, revision, pools, token, REVISION)
         return found, serving_pools(found, pools)
 
-    async def _path_model(
-        self, request: GenerationRequest, pools: Sequence[BasePool], token: str | None
+    async def _model(
+        self, repo: RepoId, revision: str | None, pools: Sequence[BasePool], token: str | None, field: str
     ) -> Classification:
-        """A base that runs needs no Hub: its workers said what they hold."""
-        pool = find_pool(request.model, pools)
+        """Return what the path names; `field` is where its revision stands.
+
+        A base that runs needs no Hub: its workers said what they hold.
+        """
+        pool = find_pool(repo, pools)
         if pool is None:
-            return await self._classify(request.model, request.revision, token, "parameters.revision")
+            return await self._classify(repo, revision, token, field)
         worker = pool.workers[0]
-        if request.revision not in {None, worker.base_revision}:
-            raise InvalidRequest(
-                "parameters.revision", f"{pool.base} runs at commit {worker.base_revision}; leave it out"
-            )
+        if revision not in {None, worker.base_revision}:
+            raise InvalidRequest(field, f"{pool.base} runs at commit {worker.base_revision}; leave it out")
         return _running(pool)
 
     async def _classify(
-        self, repo: RepoId, revision: str | None, token: str | None, field: str = REVISION
+        self, repo: RepoId, revision: str | None, token: str | None, field: str
     ) -> Classification:
-        """Return what an id is; `field` is where its revision stands."""
         try:
             found = classify(await self._catalogue.look_up(repo, revision, token))
         except InvalidRequest as error:

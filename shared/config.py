@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from shared.errors import InvalidRequest
 from shared.redis_address import parse_address
@@ -200,7 +199,7 @@ def _common(environ: Mapping[str, str]) -> CommonConfig:
 def _hub(environ: Mapping[str, str]) -> str:
     """Return the Hub's address. Who it would name goes before each caller's own token: it names nobody."""
     name = "HF_ENDPOINT"
-    if "@" in urlsplit(environ.get(name, "")).netloc:
+    if "@" in environ.get(name, ""):
         raise ConfigError(f"{name}: holds a user or a password; leave them out, and use HF_TOKEN")
     return _read(environ, name, DEFAULT_HUB, _http_url)
 

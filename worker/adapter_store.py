@@ -126,7 +126,7 @@ class AdapterStore(Generic[A]):
             refs: the adapters.
             token: the caller's Hub token, for what has to be downloaded.
             count: whether the metrics count where they were found.
-            on_absent: called for each that is neither in RAM nor on disk, before the Hub is asked for it.
+            on_absent: called when one is neither in RAM nor on disk, before the Hub is asked for it.
 
         Raises:
             AdapterRejected: a file is broken, made for another base, or too large, alone or with the others.
@@ -142,7 +142,7 @@ class AdapterStore(Generic[A]):
             for file in sizes:
                 self._metrics.looked_up(TierName.RAM, hit=file in self._ram)
         with self._ram.expected(sizes):  # so that no hint takes the room of what is on its way here
-            getting = (self._get(ref, token, sizes[weight_file(ref)], count) for ref in refs)
+            getting = (self._get(ref, token, sizes[weight_file(ref)], count, on_absent) for ref in refs)
             return await asyncio.gather(*getting)
 
     async def lift(self, refs: Sequence[AdapterRef], adapters: Sequence[A]) -> None:
@@ -244,24 +244,40 @@ class AdapterStore(Generic[A]):
             nbytes = await run(self._threads.download, self._files.size, ref, token)
         return nbytes
 
-    async def _get(self, ref: AdapterRef, token: str | None, nbytes: int, count: bool) -> A:
+    async def _get(
+        self,
+        ref: AdapterRef,
+        token: str | None,
+        nbytes: int,
+        count: bool,
+        on_absent: Callable[[], object] = lambda: None,
+    ) -> A:
         file = weight_file(ref)
         for _ in range(MOST_FETCHES):
             adapter = self._ram.peek(file)
             if adapter is not None:
                 return adapter
-            await self._download(ref, token, nbytes, count=count)
+            await self._download(ref, token, nbytes, count=count, on_absent=on_absent)
             try:
                 return await self._ingests.join(file, lambda: self._ingested(ref, nbytes))
             except (NotOnDisk, NotWanted):  # the latter is of one who left just before
                 continue
         raise WorkerFault(f"{ref.repo}: the worker's disk tier is too small for what is asked for at once")
 
-    async def _download(self, ref: AdapterRef, token: str | None, nbytes: int, *, count: bool) -> None:
+    async def _download(
+        self,
+        ref: AdapterRef,
+        token: str | None,
+        nbytes: int,
+        *,
+        count: bool,
+        on_absent: Callable[[], object] = lambda: None,
+    ) -> None:
         here = await self._is_on_disk(ref)
         if count:
             self._metrics.looked_up(TierName.DISK, hit=here)
         if not here:
+            on_absent()
             fetch = asyncio.get_running_loop().run_in_executor
             # One flight per token: a refusal of one caller is no answer to another.
             await self._downloads.join(

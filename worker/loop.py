@@ -44,8 +44,8 @@ class Worker(Generic[A]):
     that the claim costs no idle time, or when none that is claimed has its adapters yet, so that a slow
     download holds up its own job alone. Not earlier: a lease is a job that no other worker can take.
 
-    A job that was held by a worker that died is drawn alone, with no other one here: if it kills this worker,
-    too, it is known for what it is, and no other job is charged with it a second time.
+    A job that was held by a worker that died is drawn alone, with no other one here: if that kills this
+    worker, too, it is known for what it is, and no other job is charged with it a second time.
     """
 
     def __init__(
@@ -148,12 +148,12 @@ class Worker(Generic[A]):
         if self._executor.is_check_due(idle=idle):
             await self._executor.verify()
 
-    async def _take(self, *, is_drawing: bool = False) -> Claim:
+    async def _take(self) -> Claim:
         """Claim, and stage what that gives."""
         claim = await self._claim()
         for lease in claim.leases:
             with log_context(job=lease.job.id):
-                await self._stage(lease, is_drawing=is_drawing)
+                await self._stage(lease)
         if not self._stopping.is_set():
             self._prefetch.follow(claim.hints)
         return claim
@@ -197,10 +197,10 @@ class Worker(Generic[A]):
         finally:
             working.cancel()
 
-    async def _stage(self, lease: Lease, *, is_drawing: bool) -> None:
+    async def _stage(self, lease: Lease) -> None:
         running = RunningJob(lease)
         self._jobs.add(running)
-        if self._stopping.is_set() or (is_drawing and lease.is_suspect):
+        if self._stopping.is_set():
             await self._release(running)
             return
         logger.info("job claimed", extra={"action": "job_claimed", "attempt": lease.attempt})
@@ -241,7 +241,7 @@ class Worker(Generic[A]):
         await running.nearly_drawn()
         is_wanted = not self._staging.has_ready and self._staging.takes_more
         if is_wanted and not running.lease.is_suspect and not self._stopping.is_set():
-            await self._take(is_drawing=True)
+            await self._take()
 
     async def _draw(self, staged: StagedJob) -> tuple[Drawn | Failure, Exception | None]:
         running, seconds = staged.running, await staged.fetching
@@ -293,12 +293,23 @@ class Worker(Generic[A]):
         await self._releases.join(running, lambda: self._give_back(running))
 
     async def _give_back(self, running: RunningJob) -> None:
-        try:
-            released = await self._queue.release(running.lease)
-        except QueueUnavailable:
-            logger.warning("Redis does not answer; the lease runs out", extra={"action": "release_failed"})
-            released = False
-        self._finish(running, Outcome.RELEASED if released else Outcome.LOST)
+        with log_context(job=running.lease.job.id):
+            released = await self._released(running)
+            self._finish(running, Outcome.RELEASED if released else Outcome.LOST)
+
+    async def _released(self, running: RunningJob) -> bool:
+        """Release a job, whose lease is kept until Redis answers, or the worker is to stop."""
+        for pause in backoff(FIRST_PAUSE, LONGEST_PAUSE):
+            is_last = self._stopping.is_set()
+            try:
+                return await self._queue.release(running.lease)
+            except QueueUnavailable:
+                logger.warning("Redis does not answer", extra={"action": "release_waits"})
+            if is_last:
+                break
+            await self._rest(pause)
+        logger.warning("the lease runs out", extra={"action": "release_failed"})
+        return False
 
     def _finish(self, running: RunningJob, outcome: Outcome) -> None:
         self._jobs.remove(running)

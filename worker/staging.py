@@ -116,6 +116,8 @@ class Staging(Generic[A]):
             return None
 
     def _absent(self, staged: StagedJob) -> None:
+        if staged.is_far:
+            return
         held_up_others = staged.is_due_alone
         staged.is_far = True
         if held_up_others or sum(each.is_far for each in self._jobs) <= MOST_FAR:

@@ -32,17 +32,16 @@ def room_on(device: torch.device) -> float:
 
 @contextmanager
 def drawing_on(device: torch.device) -> Iterator[None]:
-    """Note what is taken of the device while inside, also by one who fails for want of more."""
+    """Note what is taken of the device while inside; not that of one who failed, perhaps for want of more."""
     if device.type != "cuda":
         yield
         return
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    try:
-        yield
-    finally:
-        taken = torch.cuda.max_memory_allocated(device) - before
-        _most_drawn[device] = max(_most_drawn.get(device, 0), taken)
+    yield
+    # what others have put there meanwhile is there still
+    taken = torch.cuda.max_memory_allocated(device) - max(before, torch.cuda.memory_allocated(device))
+    _most_drawn[device] = max(_most_drawn.get(device, 0), taken)
 
 
 def page_locked(tensor: Tensor) -> Tensor:

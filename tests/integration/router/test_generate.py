@@ -57,7 +57,7 @@ async def test_what_the_hub_knows_as_no_model_is_one_while_a_pool_serves_it(http
     gguf = a_worker(base=RepoId(GGUF), denoiser_file="model.gguf", other_parts=f"some/flux@{COMMIT}")
     await worker.pools.announce(gguf, 60.0)
     async with http.get(f"{router}/models/{GGUF}", params={"revision": "main"}) as response:
-        assert (await response.json())["kind"] == "unsupported"
+        assert (response.status, (await response.json())["field"]) == (422, "revision")
     async with http.get(f"{router}/models/{GGUF}") as response:
         view = await response.json()
     assert (view["kind"], view["commit"], view["served"]) == ("full", COMMIT, True)

@@ -9,8 +9,10 @@ import pytest
 from deploy.local_hub.faults import FaultRule
 from shared.config import WorkerConfig
 from shared.jobs import Job, JobId, JobStatus
+from shared.queue.keys import BaseKeys
 from shared.queue.queue import JobQueue
 from shared.queue.terms import Lease, Mode, QueueSettings
+from shared.refs import base_tag
 from shared.sealing import Sealer
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import (
@@ -210,6 +212,53 @@ async def test_the_first_slow_downloads_hold_up_no_claim_and_more_of_them_slow_c
     assert (await queue.record(behind)).status is JobStatus.QUEUED
     held_downloads.set()
     assert (await queue.ended(behind)).status is JobStatus.SUCCEEDED
+
+
+async def suspect(queue: QueueUser, **changes: object) -> JobId:
+    """Add a job that was held by a worker that died."""
+    await queue.jobs.set_mode(Mode.PAUSED)
+    job = await queue.add(a_job(**changes))
+    await queue.redis.hset(BaseKeys(base_tag(BASE)).job(job), "crashes", "1")
+    await queue.jobs.set_mode(Mode.OPEN)
+    return job
+
+
+async def running(queue: QueueUser, job: JobId) -> None:
+    async def is_claimed() -> bool:
+        return (await queue.record(job)).status is JobStatus.RUNNING
+
+    await until(is_claimed)
+
+
+async def test_what_was_held_by_a_worker_that_died_is_drawn_with_no_other_job_here(
+    queue: QueueUser, start_worker: StartWorker, hub: Hub, held_downloads: asyncio.Event
+) -> None:
+    hub.write("someone/slow", b"slow")
+    slow = await queue.add(a_job(adapters=await hub.pinned("someone/slow")))
+    worker = start_worker(a_slow_engine())
+    await running(queue, slow)
+    job = await suspect(queue, adapters=(), params=some_params(steps=ENDLESS))
+    await worker.drawing(1)
+    assert (await queue.record(job)).status is JobStatus.RUNNING
+    assert (await queue.record(slow)).status is JobStatus.QUEUED
+    await queue.jobs.cancel(job)
+    held_downloads.set()
+    record = await queue.ended(slow)
+    assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
+
+
+async def test_it_holds_up_nobody_while_it_waits_for_the_hub(
+    queue: QueueUser, start_worker: StartWorker, hub: Hub, held_downloads: asyncio.Event
+) -> None:
+    hub.write("someone/slow", b"slow")
+    slow = await suspect(queue, adapters=await hub.pinned("someone/slow"))
+    start_worker(a_slow_engine())
+    await running(queue, slow)
+    for _ in range(3):
+        other = await queue.add(a_job(adapters=()))
+        assert (await queue.ended(other)).status is JobStatus.SUCCEEDED
+    held_downloads.set()
+    assert (await queue.ended(slow)).status is JobStatus.SUCCEEDED
 
 
 async def test_many_downloads_that_hang_hold_up_no_other_download(

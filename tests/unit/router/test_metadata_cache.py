@@ -108,15 +108,29 @@ async def test_a_stale_answer_stands_in_while_the_source_fails_and_spares_it(sou
 async def test_a_stale_answer_stands_in_while_the_source_hangs_and_what_it_brings_is_kept(source):
     cache = source.cache(replace(LIFETIMES, patience=0.01))
     await cache.get("a")
-    source.now = 301.0
+    source.now, source.error = 301.0, HubUnavailable("no answer in time")
+    assert await cache.get("a") == "a:1"
+    source.now, source.error = 307.0, None
     source.gate.clear()
     async with asyncio.timeout(10):
         assert [await cache.get("a") for _ in range(3)] == ["a:1"] * 3
-    assert source.calls == 2
+    assert source.calls == 3
     source.gate.set()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert await cache.get("a") == "a:2"
+    assert await cache.get("a") == "a:3"
+
+
+async def test_a_source_that_is_slow_and_answers_is_waited_for(source):
+    cache = source.cache(replace(LIFETIMES, patience=0.0))
+    await cache.get("a")
+    source.now = 301.0
+    source.gate.clear()
+    asking = asyncio.create_task(cache.get("a"))
+    await asyncio.sleep(0.01)
+    assert not asking.done()
+    source.gate.set()
+    assert await asking == "a:2"
 
 
 async def test_a_stale_answer_has_an_end(source):
