@@ -192,8 +192,8 @@ local function refund(id)
   local job = redis.call('HMGET', JOB .. id, 'attempts', 'priority', 'tenant', 'load', 'weight', 'place')
   if job[1] ~= '0' or tonumber(job[6]) <= virtual_time(job[2]) then return end
   local name = job[2] .. ':' .. job[3]
-  local before = tonumber(redis.call('ZSCORE', TAGS, name) or 0)
-  if before < tonumber(job[6]) then return end -- it was forgotten
+  local before = redis.call('ZSCORE', TAGS, name)
+  if not before then return end
   local after = before - charge(job[4], job[5])
   if after > virtual_time(job[2]) then
     redis.call('ZADD', TAGS, digits(after), name)

@@ -192,7 +192,7 @@ class QueueModel:
     def withdraw(self, known: Modelled, status: JobStatus) -> None:
         """End a job that waits; its tenant gets back what it was charged and has not paid."""
         tenant, virtual = (known.priority, known.job.tenant), self.virtual[known.priority]
-        if not known.attempts and virtual < known.place <= self.tags.get(tenant, 0):
+        if not known.attempts and known.place > virtual and tenant in self.tags:
             self.tags[tenant] -= charge(known.job, known.load)
             if self.tags[tenant] <= virtual:
                 del self.tags[tenant]
