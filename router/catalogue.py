@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from router.base_aliases import current_id
-from router.hub_metadata import HubMetadata, UnknownToken
+from router.hub_metadata import HubMetadata, UnknownToken, first_of, not_found
 from router.metadata_cache import Lifetimes, MetadataCache
 from router.weight_files import telling_files
 from shared.errors import RepoForbidden, RepoNotFound
@@ -25,6 +25,8 @@ PRIVATE = 60.0
 PRIVATE_NEGATIVE = 5.0
 CAPACITY = 4_000
 """Repositories, and callers of each: a description takes up to some 50,000 characters."""
+FILES_CHARACTERS = 16_384
+"""Of the paths that are remembered of one repository together."""
 
 
 class HubSource(Protocol):
@@ -114,7 +116,7 @@ class Catalogue:
     async def _fetch_public(self, key: tuple[RepoId, str | None]) -> HubMetadata:
         metadata = await self._hub.metadata(*key, token=None)
         if metadata.private:  # whoever let this process see it: it is not for everybody
-            raise RepoNotFound(f"{metadata.repo}: not found, or private: send a token that may read it")
+            raise not_found(metadata.repo)
         return _kept(metadata)
 
     async def _fetch_private(self, key: tuple[_Caller, RepoId, str | None]) -> HubMetadata:
@@ -128,7 +130,7 @@ class Catalogue:
 
 def _kept(metadata: HubMetadata) -> HubMetadata:
     """Return what is worth remembering: a repository may have very many files."""
-    return replace(metadata, files=telling_files(metadata.files))
+    return replace(metadata, files=first_of(telling_files(metadata.files), FILES_CHARACTERS))
 
 
 def _caller(token: str) -> _Caller:

@@ -33,9 +33,10 @@ from router.hub_metadata import (
     HubMetadata,
     UnknownToken,
     UnreadableMetadata,
+    not_found,
     parse_metadata,
 )
-from shared.errors import HubUnavailable, InvalidRequest, RepoForbidden, RepoNotFound, WarmbaseError
+from shared.errors import HubUnavailable, InvalidRequest, RepoForbidden, WarmbaseError
 from shared.refs import RepoId, Revision
 
 T = TypeVar("T")
@@ -152,11 +153,6 @@ def _no_revision(repo: RepoId) -> WarmbaseError:
     return InvalidRequest(REVISION, f"{repo} has no such branch, tag or commit")
 
 
-def _not_found(repo: RepoId) -> WarmbaseError:
-    """A private repository cannot be told from a missing one; the Hub does not say."""
-    return RepoNotFound(f"{repo}: not found, or private: send a token that may read it")
-
-
 _BY_KIND: tuple[tuple[type[Exception], Callable[[RepoId], WarmbaseError]], ...] = (
     # the gated error is a kind of not-found, so it comes first
     (
@@ -167,19 +163,16 @@ _BY_KIND: tuple[tuple[type[Exception], Callable[[RepoId], WarmbaseError]], ...] 
         ),
     ),
     (DisabledRepoError, lambda repo: RepoForbidden(f"{repo} has been disabled on the Hub")),
-    (
-        RevisionNotFoundError,
-        _no_revision,
-    ),
+    (RevisionNotFoundError, _no_revision),
     (EntryNotFoundError, lambda repo: InvalidRequest("weight_name", f"{repo} has no such file")),
-    (RepositoryNotFoundError, _not_found),
+    (RepositoryNotFoundError, not_found),
     (UnreadableMetadata, lambda repo: HubUnavailable(f"the Hub's answer about {repo} names no commit")),
 )
 
 _BY_STATUS: Mapping[int, Callable[[RepoId], WarmbaseError]] = {
-    HTTPStatus.UNAUTHORIZED: _not_found,
+    HTTPStatus.UNAUTHORIZED: not_found,
     HTTPStatus.FORBIDDEN: lambda repo: RepoForbidden(f"the Hub does not let this caller read {repo}"),
-    HTTPStatus.NOT_FOUND: _not_found,
+    HTTPStatus.NOT_FOUND: not_found,
     HTTPStatus.TOO_MANY_REQUESTS: lambda _: HubUnavailable(
         "the Hub limits our rate of requests; try again in a minute"
     ),

@@ -1,10 +1,10 @@
 """What the router uses of the Hub's description of a repository, read from JSON that may hold anything."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from shared.errors import InvalidRequest, RepoForbidden
+from shared.errors import InvalidRequest, RepoForbidden, RepoNotFound
 from shared.refs import RepoId, Revision, parse_repo_id, parse_revision
 
 EXPAND = (
@@ -41,6 +41,11 @@ REVISION = "revision"
 
 class UnknownToken(RepoForbidden):
     """The Hub does not know the caller's token."""
+
+
+def not_found(repo: RepoId) -> RepoNotFound:
+    """A private repository cannot be told from a missing one; the Hub does not say."""
+    return RepoNotFound(f"{repo}: not found, or private: send a token that may read it")
 
 
 class UnreadableMetadata(ValueError):
@@ -188,9 +193,13 @@ def _text(value: object) -> str:
 def _texts(value: object) -> tuple[str, ...]:
     """Return a text or a list of texts as a tuple, within the limits, without the empty ones."""
     texts = [_text(item) for item in (value[:MAX_TEXTS] if isinstance(value, list) else [value])]
+    return tuple(text for text in first_of(texts, MAX_CHARACTERS) if text)
+
+
+def first_of(texts: Sequence[str], characters: int) -> tuple[str, ...]:
+    """Return the first texts, as many as have so many characters together."""
     sums = accumulate(map(len, texts))
-    kept = (text for text, together in zip(texts, sums, strict=True) if together <= MAX_CHARACTERS)
-    return tuple(text for text in kept if text)
+    return tuple(text for text, together in zip(texts, sums, strict=True) if together <= characters)
 
 
 def _number(value: object) -> float | None:

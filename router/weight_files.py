@@ -1,7 +1,6 @@
 """Which files of a repository tell what it is, and which of an adapter's holds the weights."""
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 """Formats that unpickle, and so may run code."""
@@ -17,9 +16,6 @@ PICKLED_LORA = "pytorch_lora_weights.bin"
 
 MAX_FILES = 256
 """So many paths of a repository are kept; more weight files than that cannot be named."""
-
-MAX_CHARACTERS = 16_384
-"""Of these paths together."""
 
 _KIND_NAMES = (MODEL_INDEX, PICKLED_LORA, *STANDARD_NAMES)
 _LEFT_BY_TRAINING = ("scheduler", "optimizer", "checkpoint")
@@ -37,9 +33,7 @@ def telling_files(files: Iterable[str]) -> tuple[str, ...]:
     telling = [
         file for file in files if file in _KIND_NAMES or file.lower().endswith(_WEIGHTS) or _holds_words(file)
     ]
-    first = sorted(telling, key=_rank)[:MAX_FILES]
-    sums = accumulate(map(len, first))
-    return tuple(file for file, together in zip(first, sums, strict=True) if together <= MAX_CHARACTERS)
+    return tuple(sorted(telling, key=_rank)[:MAX_FILES])
 
 
 def weight_files(files: Sequence[str]) -> tuple[str, ...]:

@@ -159,10 +159,10 @@ async def has_room(redis: Redis, trim_images: Callable[[int], Awaitable[None]]) 
         except (exceptions.NoPermissionError, exceptions.ResponseError):
             return True
         allowed, used = FULL * memory.get("maxmemory", 0), memory["used_memory"]
-        has_room = not allowed or used - images < allowed
-        if has_room and used > allowed > 0:
+        is_enough = not allowed or used - images < allowed
+        if is_enough and used > allowed > 0:
             await trim_images(images - math.ceil(used - allowed))
-    return has_room
+    return is_enough
 
 
 def log_unchecked(unchecked: Iterable[str]) -> None:

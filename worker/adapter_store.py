@@ -27,6 +27,14 @@ MOST_AHEAD = 16
 """Downloads on their way beyond which none is begun ahead of its job: the threads are the jobs' own."""
 
 
+OnAbsent = Callable[[], object]
+"""Called when an adapter has to come from the Hub, before the Hub is asked for it; perhaps more than once."""
+
+
+def _unheard() -> None:
+    """Tell nobody of what is absent."""
+
+
 class NotWanted(Exception):
     """Nobody waits for the adapter any more."""
 
@@ -118,7 +126,7 @@ class AdapterStore(Generic[A]):
         token: str | None,
         *,
         count: bool = True,
-        on_absent: Callable[[], object] = lambda: None,
+        on_absent: OnAbsent = _unheard,
     ) -> list[A]:
         """Bring the adapters of one job to RAM and return them.
 
@@ -180,7 +188,7 @@ class AdapterStore(Generic[A]):
             yield False
             return
         with self._ram.expected({file: nbytes}):
-            adapter = await self._get(ref, None, nbytes, count=False)
+            adapter = await self._get(ref, None, nbytes, False, _unheard)
             if self._gpu is None:
                 yield True
                 return
@@ -194,8 +202,8 @@ class AdapterStore(Generic[A]):
             return adapter.nbytes
         if not await self._is_on_disk(ref) and len(self._downloads) >= MOST_AHEAD:
             return None
-        nbytes = await self._size(ref, None)
-        await self._download(ref, None, nbytes, count=False)
+        nbytes = await self._size(ref, None, _unheard)
+        await self._download(ref, None, nbytes, False, _unheard)
         return nbytes
 
     def holds(self, refs: Sequence[AdapterRef]) -> bool:
@@ -216,7 +224,7 @@ class AdapterStore(Generic[A]):
             self._look_again()
 
     async def _check_sizes(
-        self, refs: Sequence[AdapterRef], token: str | None, on_absent: Callable[[], object]
+        self, refs: Sequence[AdapterRef], token: str | None, on_absent: OnAbsent
     ) -> dict[WeightFile, int]:
         """Refuse what does not fit into RAM together, before any of it is downloaded; return the sizes."""
         files = {weight_file(ref): ref for ref in refs}
@@ -230,9 +238,7 @@ class AdapterStore(Generic[A]):
             )
         return sizes
 
-    async def _size(
-        self, ref: AdapterRef, token: str | None, on_absent: Callable[[], object] = lambda: None
-    ) -> int:
+    async def _size(self, ref: AdapterRef, token: str | None, on_absent: OnAbsent) -> int:
         adapter = self._ram.peek(weight_file(ref))
         if adapter is not None:
             # not what it takes here, which is more: what was taken once would be refused the next time
@@ -245,19 +251,14 @@ class AdapterStore(Generic[A]):
         return nbytes
 
     async def _get(
-        self,
-        ref: AdapterRef,
-        token: str | None,
-        nbytes: int,
-        count: bool,
-        on_absent: Callable[[], object] = lambda: None,
+        self, ref: AdapterRef, token: str | None, nbytes: int, count: bool, on_absent: OnAbsent
     ) -> A:
         file = weight_file(ref)
         for _ in range(MOST_FETCHES):
             adapter = self._ram.peek(file)
             if adapter is not None:
                 return adapter
-            await self._download(ref, token, nbytes, count=count, on_absent=on_absent)
+            await self._download(ref, token, nbytes, count, on_absent)
             try:
                 return await self._ingests.join(file, lambda: self._ingested(ref, nbytes))
             except (NotOnDisk, NotWanted):  # the latter is of one who left just before
@@ -265,13 +266,7 @@ class AdapterStore(Generic[A]):
         raise WorkerFault(f"{ref.repo}: the worker's disk tier is too small for what is asked for at once")
 
     async def _download(
-        self,
-        ref: AdapterRef,
-        token: str | None,
-        nbytes: int,
-        *,
-        count: bool,
-        on_absent: Callable[[], object] = lambda: None,
+        self, ref: AdapterRef, token: str | None, nbytes: int, count: bool, on_absent: OnAbsent
     ) -> None:
         here = await self._is_on_disk(ref)
         if count:

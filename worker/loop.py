@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -162,17 +162,24 @@ class Worker(Generic[A]):
         """Ask for a job until Redis answers; an empty claim when the worker is to stop."""
         # The same for every repetition, because the answer that was lost may have been a lease.
         token = secrets.token_hex(16)
+        claim = await self._answered(
+            lambda: self._queue.claim(self._id, token, hot=self._executor.hot()), "claim_waits"
+        )
+        return claim or Claim()
+
+    async def _answered(self, call: Callable[[], Awaitable[T]], action: str) -> T | None:
+        """Return the answer of `call`, repeated until Redis gives one; None when the worker is to stop."""
         for pause in backoff(FIRST_PAUSE, LONGEST_PAUSE):
             is_last = self._stopping.is_set()
             try:
-                return await self._queue.claim(self._id, token, hot=self._executor.hot())
+                return await call()
             except QueueUnavailable as error:
                 cause = str(error.__cause__)
-                logger.warning("Redis does not answer", extra={"action": "claim_waits", "cause": cause})
+                logger.warning("Redis does not answer", extra={"action": action, "cause": cause})
             if is_last or self._hurrying.is_set():
                 break
             await self._rest(pause)
-        return Claim()
+        return None
 
     async def _idle(self, longest: float) -> None:
         """Return when work may be there, after `longest` seconds, or when a staged job or a stop needs it."""
@@ -294,22 +301,11 @@ class Worker(Generic[A]):
 
     async def _give_back(self, running: RunningJob) -> None:
         with log_context(job=running.lease.job.id):
-            released = await self._released(running)
+            # until then its lease is kept
+            released = await self._answered(lambda: self._queue.release(running.lease), "release_waits")
+            if released is None:
+                logger.warning("the lease runs out", extra={"action": "release_failed"})
             self._finish(running, Outcome.RELEASED if released else Outcome.LOST)
-
-    async def _released(self, running: RunningJob) -> bool:
-        """Release a job, whose lease is kept until Redis answers, or the worker is to stop."""
-        for pause in backoff(FIRST_PAUSE, LONGEST_PAUSE):
-            is_last = self._stopping.is_set()
-            try:
-                return await self._queue.release(running.lease)
-            except QueueUnavailable:
-                logger.warning("Redis does not answer", extra={"action": "release_waits"})
-            if is_last:
-                break
-            await self._rest(pause)
-        logger.warning("the lease runs out", extra={"action": "release_failed"})
-        return False
 
     def _finish(self, running: RunningJob, outcome: Outcome) -> None:
         self._jobs.remove(running)

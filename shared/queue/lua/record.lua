@@ -190,12 +190,13 @@ end
 -- charge is paid already.
 local function refund(id)
   local job = redis.call('HMGET', JOB .. id, 'attempts', 'priority', 'tenant', 'load', 'weight', 'place')
-  if job[1] ~= '0' or tonumber(job[6]) <= virtual_time(job[2]) then return end
+  local virtual = virtual_time(job[2])
+  if job[1] ~= '0' or tonumber(job[6]) <= virtual then return end
   local name = job[2] .. ':' .. job[3]
   local before = redis.call('ZSCORE', TAGS, name)
   if not before then return end
   local after = before - charge(job[4], job[5])
-  if after > virtual_time(job[2]) then
+  if after > virtual then
     redis.call('ZADD', TAGS, digits(after), name)
   else
     redis.call('ZREM', TAGS, name)

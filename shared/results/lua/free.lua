@@ -6,11 +6,7 @@
 
 local wanted, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
 
-local sum, freed = total(), 0
-while freed < wanted do
-  local size = forget_oldest()
-  if not size then break end
-  freed = freed + size
-end
-set_total(sum - freed, ttl)
-return freed
+local before = total()
+local after = shrink(before, before - wanted)
+set_total(after, ttl)
+return before - after

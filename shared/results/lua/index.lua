@@ -31,8 +31,12 @@ local function forget(member)
   return size_of(member)
 end
 
--- Forget the oldest image and return its size; nil when there is none.
-local function forget_oldest()
-  local oldest = redis.call('ZRANGE', INDEX, 0, 0)[1]
-  return oldest and forget(oldest)
+-- Forget the oldest images until all together have at most so many bytes; return what they have then.
+local function shrink(sum, most)
+  while sum > most do
+    local oldest = redis.call('ZRANGE', INDEX, 0, 0)[1]
+    if not oldest then break end
+    sum = sum - forget(oldest)
+  end
+  return sum
 end

@@ -20,11 +20,7 @@ local lasts = math.max(ttl, redis.call('TTL', IMAGE))
 -- a repeated call brings the same data
 if redis.call('ZREM', INDEX, entry(#data, IMAGE)) == 1 then sum = sum - #data end
 
-while sum + #data > cap do
-  local size = forget_oldest()
-  if not size then break end
-  sum = sum - size
-end
+sum = shrink(sum, cap - #data)
 
 redis.call('SET', IMAGE, data, 'EX', lasts)
 redis.call('ZADD', INDEX, string.format('%.0f', now + lasts * 1000000), entry(#data, IMAGE))

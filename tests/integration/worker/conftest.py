@@ -19,7 +19,7 @@ from deploy.local_hub.faults import Faults
 from deploy.local_hub.request_log import RequestLog
 from deploy.local_hub.server import LocalHubConfig, serve
 from shared.config import WorkerConfig
-from shared.jobs import Job, JobId, JobRecord
+from shared.jobs import Job, JobId, JobRecord, JobStatus
 from shared.pools import PoolDirectory
 from shared.queue.queue import JobQueue
 from shared.queue.terms import QueueSettings
@@ -73,6 +73,14 @@ class QueueUser:
 
         await until(is_over)
         return await self.record(job)
+
+    async def running(self, *jobs: JobId) -> None:
+        """Return once a worker has claimed all of these."""
+
+        async def are_claimed() -> bool:
+            return all([(await self.record(job)).status is JobStatus.RUNNING for job in jobs])
+
+        await until(are_claimed)
 
     async def drawing(self, job: JobId, steps: int = 1) -> None:
         """Return once a heartbeat has told of `steps` steps."""

@@ -104,11 +104,7 @@ async def test_the_next_job_is_claimed_while_the_last_step_of_the_current_one_ru
     following = await queue.add(a_job(adapters=(), params=some_params(steps=3)))
     third = await queue.add(a_job(adapters=()))
     start_worker(engine)
-
-    async def is_claimed() -> bool:
-        return (await queue.record(following)).status is JobStatus.RUNNING
-
-    await until(is_claimed)
+    await queue.running(following)
     assert (await queue.record(current)).status is JobStatus.RUNNING
     assert (await queue.record(third)).status is JobStatus.QUEUED
     for job in (current, following, third):
@@ -202,11 +198,7 @@ async def test_the_first_slow_downloads_hold_up_no_claim_and_more_of_them_slow_c
         hub.write(repo, repo.encode())
     far = [await queue.add(a_job(adapters=(ref,))) for ref in await hub.pinned(*slow)]
     start_worker()
-
-    async def are_claimed() -> bool:
-        return all([(await queue.record(job)).status is JobStatus.RUNNING for job in far])
-
-    await until(are_claimed)
+    await queue.running(*far)
     behind = await queue.add(a_job(adapters=()))
     await asyncio.sleep(0.3)
     assert (await queue.record(behind)).status is JobStatus.QUEUED
@@ -223,20 +215,13 @@ async def suspect(queue: QueueUser, **changes: object) -> JobId:
     return job
 
 
-async def running(queue: QueueUser, job: JobId) -> None:
-    async def is_claimed() -> bool:
-        return (await queue.record(job)).status is JobStatus.RUNNING
-
-    await until(is_claimed)
-
-
 async def test_what_was_held_by_a_worker_that_died_is_drawn_with_no_other_job_here(
     queue: QueueUser, start_worker: StartWorker, hub: Hub, held_downloads: asyncio.Event
 ) -> None:
     hub.write("someone/slow", b"slow")
     slow = await queue.add(a_job(adapters=await hub.pinned("someone/slow")))
     worker = start_worker(a_slow_engine())
-    await running(queue, slow)
+    await queue.running(slow)
     job = await suspect(queue, adapters=(), params=some_params(steps=ENDLESS))
     await worker.drawing(1)
     assert (await queue.record(job)).status is JobStatus.RUNNING
@@ -253,7 +238,7 @@ async def test_it_holds_up_nobody_while_it_waits_for_the_hub(
     hub.write("someone/slow", b"slow")
     slow = await suspect(queue, adapters=await hub.pinned("someone/slow"))
     start_worker(a_slow_engine())
-    await running(queue, slow)
+    await queue.running(slow)
     for _ in range(3):
         other = await queue.add(a_job(adapters=()))
         assert (await queue.ended(other)).status is JobStatus.SUCCEEDED
@@ -305,11 +290,7 @@ async def test_a_worker_told_to_stop_gives_back_what_it_does_not_draw_and_ends(
     adapters = await hub.pinned("someone/slow")
     staged = await queue.add(a_job(adapters=adapters))
     await queue.ended(drawn)
-
-    async def is_staged() -> bool:
-        return (await queue.record(staged)).status is JobStatus.RUNNING
-
-    await until(is_staged)
+    await queue.running(staged)
     assert await worker.stop() is ExitCode.STOPPED
     record = await queue.record(staged)
     assert (record.status, record.attempts) == (JobStatus.QUEUED, 0)
@@ -321,11 +302,7 @@ async def stage_slow_ones(queue: QueueUser, hub: Hub, count: int) -> list[JobId]
     for repo in repos:
         hub.write(repo, repo.encode())
     staged = [await queue.add(a_job(adapters=(ref,))) for ref in await hub.pinned(*repos)]
-
-    async def are_staged() -> bool:
-        return all([(await queue.record(job)).status is JobStatus.RUNNING for job in staged])
-
-    await until(are_staged)
+    await queue.running(*staged)
     return staged
 
 

@@ -1,6 +1,8 @@
+import sys
+
 import pytest
 
-from router.catalogue import PRIVATE, Catalogue
+from router.catalogue import FILES_CHARACTERS, PRIVATE, Catalogue
 from router.hub_metadata import UnknownToken, parse_metadata
 from router.weight_files import MAX_FILES
 from shared.errors import HubUnavailable, RepoForbidden, RepoNotFound
@@ -160,3 +162,10 @@ async def test_of_very_many_files_only_some_that_tell_something_are_remembered(c
     found = await catalogue.look_up(repo, None, "alice")
 
     assert found.files == MANY_FILES[:MAX_FILES]
+
+
+async def test_of_very_long_paths_fewer_are_remembered(hub, catalogue, monkeypatch):
+    long = tuple(f"{number}-{'x' * 500}.safetensors" for number in range(100))
+    monkeypatch.setattr(sys.modules[__name__], "MANY_FILES", long)
+    files = (await catalogue.look_up(PUBLIC, None, None)).files
+    assert FILES_CHARACTERS - 600 < sum(map(len, files)) <= FILES_CHARACTERS
