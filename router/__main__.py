@@ -1,6 +1,7 @@
 """`python -m router`: read the configuration, serve until told to stop."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         parser.error(str(error))
     configure_logging(config.common.log_level)
+    # What handlers raise is logged where it is answered. The rest is what strangers send in place of HTTP.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     try:
         web.run_app(
             create_app(config),

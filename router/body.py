@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 
 from router.fields import Fields, checked_text, reject
@@ -18,7 +19,11 @@ millions that a picture's bytes leave room for would hold up everybody else for 
 
 _SERVED_STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _OTHER_STARTS = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
-_BASE64_IMAGE_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "data:image/")
+_BASE64_IMAGE_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD")
+_DATA_URL = re.compile(r"data:[^,\s]*,", re.IGNORECASE)
+_IMAGE_URL = re.compile(r"data:(?:image/[^,\s]*|[^,\s]*;base64),", re.IGNORECASE)
+_NO_PROMPT = re.compile(r"(?=(?:.{4}){16,}\Z)[A-Za-z0-9+/]+={0,2}")
+"""As long a word as nobody asks to have drawn: base64, of an image that is not served if it is of one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,16 +93,18 @@ def _read_json(text: str, limits: Limits) -> Body:
 
 def _read_inputs(text: str, fields: Fields, limits: Limits) -> Body:
     """A picture is told from a prompt by the way that base64 of an image, or a data: URL, begins."""
-    if text.startswith(_BASE64_IMAGE_STARTS):
+    bare = text.strip()
+    if bare.startswith(_BASE64_IMAGE_STARTS) or _IMAGE_URL.match(bare) or _NO_PROMPT.fullmatch(bare):
         return Body(prompt="", source=_picture_of_text(text, limits), fields=fields)
     return Body(prompt=checked_text(text, INPUTS, limits.max_prompt), fields=fields)
 
 
 def _picture_of_text(text: str, limits: Limits) -> SourcePicture:
-    if text.startswith("data:"):
-        head, _, text = text.partition(",")
-        if not head.endswith(";base64"):
+    text = text.strip()
+    if head := _DATA_URL.match(text):
+        if not head[0].lower().endswith(";base64,"):
             reject(INPUTS, "a data: URL of an image ends its head with ';base64'")
+        text = text[head.end() :]
     text = "".join(text.split())  # some encoders break lines
     if len(text) > 4 * (limits.max_source_bytes // 3 + 1):
         reject(INPUTS, _too_long(limits))

@@ -6,11 +6,12 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from http import HTTPStatus
 
 from aiohttp import web
 
-from router.keys import METRICS
+from router.keys import CONFIG, METRICS
 from router.problems import INTERNAL, EndedBadly, Problem, problem_of, problem_of_status
 from router.responses import REQUEST_ID, problem_response
 from shared.errors import InvalidRequest, WarmbaseError
@@ -58,6 +59,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         problem = problem_of_status(error.status, f"{error.reason}: {request.method} {request.path}")
+        if isinstance(error, web.HTTPRequestEntityTooLarge):
+            problem = replace(problem, field="body", message=_too_large(request))
         response = await _answer(request, problem)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
@@ -68,6 +71,11 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         logger.exception("request failed", extra={"action": "answer"})
         problem = problem_of_status(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL)
     return await _answer(request, problem)
+
+
+def _too_large(request: web.Request) -> str:
+    most = request.app[CONFIG].limits.max_source_bytes
+    return f"body: has more than {request.client_max_size} bytes; an image may have {most}, before base64"
 
 
 async def _answer(request: web.Request, problem: Problem) -> web.Response:

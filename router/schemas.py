@@ -6,8 +6,9 @@ were not there.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from multidict import MultiMapping
 
 from router.body import SourcePicture, read_body
 from router.fields import Fields, reject
@@ -83,7 +84,7 @@ class GenerationRequest:
     idempotency_key: str | None = None
 
 
-def parse_request(model: str, body: bytes, headers: Mapping[str, str], limits: Limits) -> GenerationRequest:
+def parse_request(model: str, body: bytes, headers: MultiMapping[str], limits: Limits) -> GenerationRequest:
     """Read a request. `headers` has to find names whatever their case.
 
     Raises:
@@ -118,13 +119,24 @@ def parse_request(model: str, body: bytes, headers: Mapping[str, str], limits: L
         source=content.source,
         source_strength=_source_strength(parameters, content.source),
         scheduler=_scheduler(parameters),
-        form=choose_answer_form(headers.get("Accept", "")),
-        respond_async="respond-async" in headers.get("Prefer", "").lower(),
-        priority=_priority(headers.get("Priority", "")),
+        form=choose_answer_form(_list(headers, "Accept")),
+        respond_async=_prefers(headers, "respond-async"),
+        priority=_priority(_list(headers, "Priority")),
         idempotency_key=_idempotency_key(headers),
     )
     parameters.finish()
     return request
+
+
+def _list(headers: MultiMapping[str], name: str) -> str:
+    """Return a header that is a list, and may stand in several lines (RFC 9110, section 5.3)."""
+    return ",".join(headers.getall(name, ()))
+
+
+def _prefers(headers: MultiMapping[str], preference: str) -> bool:
+    """Whether a `Prefer` header (RFC 7240) says so, with or without parameters."""
+    stated = (part.partition(";")[0].strip().lower() for part in _list(headers, "Prefer").split(","))
+    return preference in stated
 
 
 def _priority(header: str) -> Priority:
@@ -133,7 +145,7 @@ def _priority(header: str) -> Priority:
     return Priority.LOW if urgency and int(urgency[1]) > _DEFAULT_URGENCY else Priority.NORMAL
 
 
-def _idempotency_key(headers: Mapping[str, str]) -> str | None:
+def _idempotency_key(headers: MultiMapping[str]) -> str | None:
     """Return the `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header)."""
     key = headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
@@ -181,7 +193,7 @@ def _adapter(entry: Fields, limits: Limits) -> WantedAdapter:
 
 
 def _alias(
-    parameters: Fields, headers: Mapping[str, str], strength: WantedStrength, weight_name: str | None
+    parameters: Fields, headers: MultiMapping[str], strength: WantedStrength, weight_name: str | None
 ) -> WantedAdapter | None:
     """Return the adapter of `adapter_id` or of the header, which older clients name beside a base.
 

@@ -262,7 +262,7 @@ class Submissions:
         try:
             found = classify(await self._catalogue.look_up(repo, revision, token))
         except InvalidRequest as error:
-            raise InvalidRequest(field if error.field == REVISION else error.field, error.message) from error
+            raise InvalidRequest(field if error.field == REVISION else error.field, error.problem) from error
         self._metrics.classified(_VERDICTS[type(found)])
         return found
 

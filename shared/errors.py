@@ -60,13 +60,14 @@ class WarmbaseError(Exception):
 
 
 class InvalidRequest(WarmbaseError):
-    """A field of the request is wrong. `field` is its path, as in `parameters.width`."""
+    """A field of the request is wrong: its path, as in `parameters.width`, and what is wrong with it."""
 
     code = ErrorCode.INVALID_REQUEST
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
+        self.problem = problem
 
 
 class RepoNotFound(WarmbaseError):

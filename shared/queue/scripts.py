@@ -18,11 +18,8 @@ class Script:
     """One atomic step. A server that does not know it, after a restart or a flush, is given its text."""
 
     def __init__(self, redis: Redis, name: str) -> None:
-        # the header with the flags has to be the first line
-        header, _, body = _read(LUA / f"{name}.lua").partition("\n")
         self._redis = redis
-        self._text = f"{header}\n{_read(LUA / f'{SHARED_BY_ALL}.lua')}\n{body}"
-        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self._text, self._sha = _text_and_digest(name)
 
     async def run(self, keys: list[str], *arguments: str | bytes | float) -> Any:  # noqa: ANN401 - each script has its reply
         """Run the script and return its reply.
@@ -39,6 +36,9 @@ class Script:
 
 
 @cache
-def _read(path: Path) -> str:
-    """Return a script's text. A router makes a queue for each tag that a client's job id names."""
-    return path.read_text(encoding="utf-8")
+def _text_and_digest(name: str) -> tuple[str, str]:
+    """Return a script as a server is given it. A router makes a queue for each tag that a job id names."""
+    common, script = ((LUA / f"{each}.lua").read_text(encoding="utf-8") for each in (SHARED_BY_ALL, name))
+    header, _, body = script.partition("\n")  # its flags have to stand in the first line
+    text = f"{header}\n{common}\n{body}"
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

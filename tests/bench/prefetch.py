@@ -7,9 +7,9 @@ One whole worker, a real Valkey, and the local Hub in a process of its own; all 
 - `churn`: the demo's base, eight steps. The arms, in turn: A, A, A... queued, and A, B, A, B... queued,
   first come, first served. The throughput of the second is the ratio; the gap is from the end of one image to
   the beginning of the next one's swap, on the compute thread.
-- `blocking`: a null engine under an even load of known adapters. The arms, in turn: that alone, and beside it
-  a job whose download takes five seconds and one whose download fails for ever. The ratio is that of the p99
-  wait of all the other jobs.
+- `blocking`: a null engine, half of whose time jobs of known adapters take, which come at random. The arms,
+  in turn, with the same jobs at the same times: these alone, and beside them a job whose download takes five
+  seconds and one whose download fails for ever. The ratio is that of the p99 wait of all the other jobs.
 - `catalogue`: many adapters, all on disk, each for one job of eight steps, through a RAM budget that holds a
   quarter of them, or what is given. The arms, eight jobs in turn: all of one adapter, which is in the weights
   before either begins, and each of another one. Memory is that of this process, less what it had after the
@@ -18,10 +18,13 @@ One whole worker, a real Valkey, and the local Hub in a process of its own; all 
 
 import argparse
 import asyncio
+import random
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 
 import psutil
@@ -40,6 +43,7 @@ PARTS = ("churn", "blocking", "catalogue")
 JOBS, STEPS = 8, 8
 FILE = "lora.safetensors"
 KNOWN, OTHERS, SPACING = 10, 200, 0.06
+STEP_SECONDS, IMAGE_STEPS = 0.005, 6
 SLOW_SECONDS, SLOW_BYTES = 5, 500_000
 BUDGET_SHARE, MEMORY_READINGS = 4, 16
 RANKS = (16, 32, 64, 128)
@@ -87,7 +91,7 @@ async def blocking(rounds: int) -> None:
         for number in range(rounds):
             for kind in ("slow", "failing"):
                 write(root, f"bench/{kind}-{number}", f"{kind} {number}".encode().ljust(SLOW_BYTES))
-        async with one_worker(NullEngine(BASE, step_seconds=0.005, steps=6), root) as worker:
+        async with one_worker(NullEngine(BASE, step_seconds=STEP_SECONDS, steps=IMAGE_STEPS), root) as worker:
             known = [await worker.pinned(f"bench/known-{number}", FILE) for number in range(KNOWN)]
             await worker.run([[ref] for ref in known], "warm-up")
             bad = [
@@ -100,10 +104,17 @@ async def blocking(rounds: int) -> None:
             )
             waits: dict[str, list[float]] = {"without them": [], "with them": []}
             for number in range(rounds):
+                times = arrivals(number)
+                begun = times[OTHERS // 10]
                 # One job more here too: that of the slow download is drawn in the end, and takes its time.
-                waits["without them"] += await under_load(worker, known, known[:1], f"without {number}")
-                waits["with them"] += await under_load(worker, known, bad[number], f"with {number}")
-    print(f"\nblocking: {OTHERS} other jobs, one every {SPACING * 1e3:.0f} ms, {rounds} rounds")
+                extra = [(begun + SLOW_SECONDS, known[0])]
+                waits["without them"] += await under_load(worker, known, times, extra, f"without {number}")
+                extra = [(begun, ref) for ref in bad[number]]
+                waits["with them"] += await under_load(worker, known, times, extra, f"with {number}")
+    print(
+        f"\nblocking: {OTHERS} other jobs, at random, one every {SPACING * 1e3:.0f} ms on average, of "
+        f"{STEP_SECONDS * IMAGE_STEPS * 1e3:.0f} ms each; {rounds} rounds"
+    )
     for arm, seen in waits.items():
         print(
             f"  {arm:13} wait: median {statistics.median(seen) * 1e3:7.1f} ms, p99 {p99(seen) * 1e3:7.1f} ms"
@@ -112,21 +123,31 @@ async def blocking(rounds: int) -> None:
     print(f"  ratio of the p99                {p99(with_them) / p99(without):.3f}   (bar 1.05)")
 
 
+def arrivals(number: int) -> list[float]:
+    """Return the seconds at which the other jobs of a round come."""
+    gaps = random.Random(number)  # noqa: S311 - a load, no secret
+    return list(accumulate(gaps.expovariate(1 / SPACING) for _ in range(OTHERS)))
+
+
 async def under_load(
-    worker: OneWorker, known: Sequence[AdapterRef], new: Sequence[AdapterRef], name: str
+    worker: OneWorker,
+    known: Sequence[AdapterRef],
+    times: Sequence[float],
+    extra: Sequence[tuple[float, AdapterRef]],
+    name: str,
 ) -> list[float]:
-    """Send a job every so often, and those with new adapters in between; return the waits of the others."""
+    """Send a job of a known adapter at each of the times, and the extra ones; return the former's waits."""
+    others = [(at, f"{name} {number}", known[number % KNOWN]) for number, at in enumerate(times)]
+    more = [(at, f"{name} extra {number}", ref) for number, (at, ref) in enumerate(extra)]
     came: dict[str, float] = {}
-    for number in range(OTHERS):
-        if number == OTHERS // 10:
-            for place, ref in enumerate(new):
-                await worker.queue.enqueue(a_job_of([ref], f"{name} new {place}"))
-        prompt = f"{name} {number}"
-        await worker.queue.enqueue(a_job_of([known[number % KNOWN]], prompt))
+    start = time.monotonic()
+    for at, prompt, ref in sorted(others + more, key=itemgetter(0)):
+        await asyncio.sleep(start + at - time.monotonic())
+        await worker.queue.enqueue(a_job_of([ref], prompt))
         came[prompt] = time.monotonic()
-        await asyncio.sleep(SPACING)
-    await worker.drawn(list(came))
-    return [worker.engine.began[prompt] - at for prompt, at in came.items()]
+    prompts = [prompt for _, prompt, _ in others]
+    await worker.drawn(prompts)
+    return [worker.engine.began[prompt] - came[prompt] for prompt in prompts]
 
 
 async def catalogue(adapters: int, ram_mib: int | None) -> None:
@@ -206,7 +227,7 @@ async def main() -> None:
     if "churn" in arguments.parts:
         await churn(arguments.rounds)
     if "blocking" in arguments.parts:
-        await blocking(max(1, arguments.rounds // 3))
+        await blocking(arguments.rounds)
     if "catalogue" in arguments.parts:
         await catalogue(arguments.adapters, arguments.ram_mib)
 

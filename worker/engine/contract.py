@@ -175,7 +175,8 @@ class Engine(Protocol[A]):
         A transaction: after an error in the course of it, the base is pristine and nothing is active.
 
         Raises:
-            AdapterFault: an adapter does not fit. Found before anything is written: what was active stays.
+            AdapterFault: an adapter does not fit,
+            InvalidRequest: or its strength. Found before anything is written: what was active stays.
             BaseDamaged: the base could not be brought back.
         """
         ...

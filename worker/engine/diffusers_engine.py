@@ -76,6 +76,7 @@ class DiffusersEngine:
 
         Raises:
             AdapterFault: an adapter is of another base, or too strong for the base's number format.
+            InvalidRequest: a strength is of a part that the base does not have.
             BaseDamaged: a failed swap could not be undone.
         """
         return self._swap.activate(wanted)

@@ -84,7 +84,7 @@ class Drawing:
                 self._pipeline.vae.to(self._vae_dtype)
         if image is None:
             raise InvalidRequest(
-                "parameters.width" if source is None else "parameters.target_size",
+                _field("width", params, source),
                 f"the worker has no memory for an image of {choice.width} x {choice.height}; its own size is "
                 f"{self._info.default_width} x {self._info.default_height}",
             )
@@ -108,8 +108,8 @@ class Drawing:
         width, height = (params.width, params.height) if source is None else source.size
         steps = params.steps or info.default_steps
         return _Choice(
-            width=self._size("width", width, info.default_width),
-            height=self._size("height", height, info.default_height),
+            width=self._size(_field("width", params, source), width, info.default_width),
+            height=self._size(_field("height", params, source), height, info.default_height),
             steps=steps,
             guidance_scale=info.default_guidance_scale if guidance is None else guidance,
             scheduler=params.scheduler or info.default_scheduler,
@@ -165,15 +165,15 @@ class Drawing:
         given = {} if negative is None else {"negative_prompt": negative}
         return {family.guidance: choice.guidance_scale, **given, **family.options}
 
-    def _size(self, side: str, wanted: int | None, default: int) -> int:
+    def _size(self, field: str, wanted: int | None, default: int) -> int:
         if wanted is None:
             return default
         multiple = self._info.size_multiple
         if wanted < multiple or wanted % multiple:
-            raise InvalidRequest(f"parameters.{side}", f"{wanted} is not a multiple of {multiple}")
+            raise InvalidRequest(field, f"{wanted} pixels are not a multiple of {multiple}")
         if wanted > MAX_ENLARGEMENT * default:
             raise InvalidRequest(
-                f"parameters.{side}", f"{wanted} is more than {MAX_ENLARGEMENT} times this base's {default}"
+                field, f"{wanted} pixels are more than {MAX_ENLARGEMENT} times this base's {default}"
             )
         return wanted
 
@@ -183,11 +183,19 @@ class Drawing:
             strength = choice.strength if self._family.strength_in_scheduler else None
             set_steps(scheduler, choice.steps, **({} if strength is None else {"strength": strength}))
         except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+            # its own words are of its code, or of parameters that are not those of a request
             raise InvalidRequest(
                 "parameters.num_inference_steps",
-                f"{choice.scheduler} cannot make {choice.steps} steps: {error}",
+                f"{choice.scheduler} cannot make {choice.steps} steps; another number may do, or scheduler",
             ) from error
         return scheduler
+
+
+def _field(side: str, params: GenerationParams, source: Image | None) -> str:
+    """Return the field that says how long a side is: where that is as the picture has it, the picture."""
+    if source is None:
+        return f"parameters.{side}"
+    return "inputs" if params.width is None else f"parameters.target_size.{side}"
 
 
 def _reporting(on_step: StepCallback, *, whole: bool) -> Any:  # noqa: ANN401 - a callback in diffusers' own shape

@@ -6,6 +6,7 @@ from functools import lru_cache, partial
 
 from torch import Tensor
 
+from shared.errors import InvalidRequest
 from worker.engine.adapter import CanonicalAdapter, Word
 from worker.engine.contract import Activation, AdapterFault, BaseDamaged, SwapReport
 from worker.engine.plan import AdapterKey, Mix, mix, plan_swap
@@ -75,6 +76,7 @@ class Swap:
 
         Raises:
             AdapterFault: an adapter is of another base, or too strong for the base's number format.
+            InvalidRequest: a strength is of a part that the base does not have.
             BaseDamaged: a failed swap could not be undone, or what was copied back is not what it was.
         """
         self._validate(wanted)
@@ -128,7 +130,10 @@ class Swap:
             if not math.isfinite(most):
                 raise AdapterFault(f"{name}: its strength is {most}, which is no number to use")
             if path := unknown_path(each.ref.blocks, self._parts):
-                raise AdapterFault(f"{name}: its strength names {path}, which this base does not have")
+                raise InvalidRequest(
+                    "parameters",
+                    f"the strength of {each.ref.repo} names {path}, which this base does not have",
+                )
             if not each.adapter.changes.keys() <= self._weights.names:
                 raise AdapterFault(f"{name}: was ingested for another base")
             reach += most * each.adapter.reach + each.adapter.fixed_reach

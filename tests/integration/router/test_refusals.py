@@ -5,6 +5,7 @@ import huggingface_hub
 import pytest
 
 from deploy.local_hub.faults import FaultRule
+from router.app import LARGEST_BODY
 from shared.errors import ErrorCode
 from shared.jobs import JobError
 from shared.pools import PoolDirectory
@@ -64,6 +65,7 @@ async def test_an_unknown_revision(http, router, worker):
         body = {"inputs": "a", "parameters": {"revision": revision}}
         _, refused = await refusal(http, url, 422, "invalid_request", json=body)
         assert refused["field"] == "parameters.revision"
+        assert refused["error"].startswith(f"parameters.revision: {ADAPTER} has no")
     other = {"inputs": "a", "parameters": {"loras": [{"model": ADAPTER, "revision": "nope"}]}}
     _, refused = await refusal(http, f"{router}/models/{BASE}", 422, "invalid_request", json=other)
     assert refused["field"] == "parameters.loras[0].revision"
@@ -192,9 +194,11 @@ async def test_a_parameter_that_the_worker_refuses_is_named(http, router, worker
 
 
 async def test_a_body_that_is_too_large(http, router):
-    await refusal(
+    _, body = await refusal(
         http, f"{router}/models/{ADAPTER}", 413, "invalid_request", data=io.BytesIO(bytes(13 << 20))
     )
+    assert body["field"] == "body"
+    assert f"more than {LARGEST_BODY} bytes" in body["error"]
 
 
 async def test_a_token_that_cannot_be_one(http, router, worker):

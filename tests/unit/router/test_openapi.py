@@ -1,5 +1,6 @@
 import re
 
+from multidict import CIMultiDict
 from openapi_spec_validator import validate
 
 from router.app import create_app
@@ -44,4 +45,6 @@ def test_every_parameter_of_the_document_is_known_to_the_schema():
     for name in schema["properties"]["parameters"]["properties"]:
         inputs, prompt = ("iVBORw0KGgo=", "") if name in {"prompt", "strength"} else ("a", "a")
         body = f'{{"inputs": "{inputs}", "parameters": {{"{name}": {values.get(name, 1)}}}}}'
-        assert parse_request("a/b", body.encode(), {ADAPTER_HEADER: ""}, Limits()).prompt == prompt
+        assert (
+            parse_request("a/b", body.encode(), CIMultiDict({ADAPTER_HEADER: ""}), Limits()).prompt == prompt
+        )

@@ -108,6 +108,13 @@ def test_a_job_s_view_shows_progress_and_links():
     assert view["error"] is None
 
 
+def test_a_job_s_progress_is_null_until_its_first_step():
+    for progress in (None, (0, 0)):
+        view = job_view(a_record(status=JobStatus.RUNNING, progress=progress))
+
+        assert view["progress"] == {"step": None, "total": None}
+
+
 def test_a_failed_job_s_view_shows_its_error():
     view = job_view(
         a_record(status=JobStatus.FAILED, error=an_error(code=ErrorCode.JOB_EXPIRED, message="late"))

@@ -164,7 +164,40 @@ def test_an_image_has_a_largest_size(form):
     assert f"at most {LIMITS.max_source_bytes} bytes" in error.message
 
 
-@pytest.mark.parametrize("prompt", ["BMW on a road", "RIFF of a guitar", "data: a chart of it"])
+@pytest.mark.parametrize(
+    "head", ["data:image/png;base64,", "data:;base64,", " DATA:application/octet-stream;Base64,"]
+)
+@pytest.mark.parametrize("parameters", [{}, {"prompt": "a cat"}])
+def test_an_image_may_be_in_a_data_url_of_any_type(head, parameters):
+    request = parse({"inputs": head + base64.b64encode(PIXEL).decode() + "\n", "parameters": parameters})
+
+    assert request.source.data == PIXEL
+
+
+def test_an_image_may_stand_behind_an_empty_line():
+    assert parse({"inputs": "\n" + base64.b64encode(PIXEL).decode()}).source.data == PIXEL
+
+
+@pytest.mark.parametrize("start", [b"BM", b"\0\0\1\0", b"\0\0\0 ftypavif"])
+@pytest.mark.parametrize("length", [46, 47, 48, 100_000])
+def test_an_image_of_another_kind_is_not_drawn_as_a_prompt(start, length):
+    error = refusal({"inputs": base64.b64encode(start.ljust(length, b"\1")).decode()})
+
+    assert error.message == "inputs: is no PNG, JPEG or WebP image"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "BMW on a road",
+        "RIFF of a guitar",
+        "data: a chart of it",
+        "data:points",
+        "a" * 60,
+        "a" * 65,
+        "b c" * 64,
+    ],
+)
 def test_a_prompt_may_begin_as_some_files_do(prompt):
     assert parse(prompt.encode()).prompt == parse({"inputs": prompt}).prompt == prompt
 
@@ -251,6 +284,20 @@ def test_accept_and_prefer_are_read():
     request = parse({"inputs": "a cat"}, Accept="image/webp", Prefer="respond-async, wait=1")
     assert request.form.image_format is ImageFormat.WEBP
     assert request.respond_async
+
+
+def test_accept_and_prefer_may_stand_in_several_lines():
+    headers = CIMultiDict([("Prefer", "wait=5"), ("Accept", "text/html"), ("Accept", "image/webp")])
+    headers.add("Prefer", "Respond-Async; foo")
+    request = parse_request(MODEL, b"a cat", headers, LIMITS)
+
+    assert request.form.image_format is ImageFormat.WEBP
+    assert request.respond_async
+
+
+@pytest.mark.parametrize("prefer", ["wait=1", "respond-asynchronously", 'foo="not respond-async"', ""])
+def test_who_does_not_prefer_the_job_waits_for_the_image(prefer):
+    assert not parse({"inputs": "a cat"}, Prefer=prefer).respond_async
 
 
 REFUSED = {

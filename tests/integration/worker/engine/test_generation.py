@@ -101,6 +101,17 @@ def test_what_the_base_cannot_take_is_refused_by_name(
     assert refusal.value.field == field
 
 
+@pytest.mark.parametrize(("scheduler", "steps"), [("LCMScheduler", 60), ("PNDMScheduler", 1)])
+def test_steps_that_a_scheduler_cannot_make_are_refused_in_words_of_the_request(
+    xl: DiffusersEngine, scheduler: str, steps: int
+) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        xl.generate(params(scheduler=scheduler, steps=steps), _stop_never)
+    assert (
+        refusal.value.problem == f"{scheduler} cannot make {steps} steps; another number may do, or scheduler"
+    )
+
+
 def test_an_unknown_schedulers_refusal_lists_those_that_there_are(xl: DiffusersEngine) -> None:
     with pytest.raises(InvalidRequest, match="DDIMScheduler"):
         xl.generate(params(scheduler="nothing"), _stop_never)

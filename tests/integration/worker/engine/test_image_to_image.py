@@ -141,6 +141,21 @@ def test_the_size_is_the_pictures(xl: DiffusersEngine) -> None:
         assert xl.generate(params(steps=4), lambda *_: None, source).image.size == size
 
 
+@pytest.mark.parametrize("size", [(36, 32), (8 * 32 + 8, 32)])
+def test_a_size_that_the_base_cannot_draw_is_told_by_the_field_that_says_it(
+    xl: DiffusersEngine, size: tuple[int, int]
+) -> None:
+    source = circle().resize(size)
+    width, height = size
+    for field, asked in (
+        ("inputs", params()),
+        ("parameters.target_size.width", params(width=width, height=height)),
+    ):
+        with pytest.raises(InvalidRequest, match=str(width)) as refusal:
+            xl.generate(asked, lambda *_: None, source)
+        assert refusal.value.field == field
+
+
 @pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "DDIMScheduler"])
 def test_the_steps_are_those_that_the_strength_leaves(xl: DiffusersEngine, scheduler: str) -> None:
     told, steps = steps_of(xl, steps=8, strength=0.5, scheduler=scheduler)

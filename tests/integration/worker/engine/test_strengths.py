@@ -9,6 +9,7 @@ import torch
 from router.fields import Fields
 from router.strengths import read_strength
 from shared.config import Limits
+from shared.errors import InvalidRequest
 from tests import adapter_files as files
 from tests.integration.worker.engine.conftest import activation, params, picture
 from worker.engine.contract import AdapterFault, Interrupted
@@ -118,14 +119,15 @@ def test_a_refused_adapter_leaves_what_was_active_with_its_schedule(xl, path):
     adapter = xl.ingest(path)
     xl.activate(wanted(adapter, schedule=[{"from": 0.5, "scale": 0.25}]))
     before = picture(xl, steps=STEPS)
-    with pytest.raises(AdapterFault):
+    with pytest.raises(InvalidRequest):
         xl.activate(wanted(adapter, scale={"transformer": 0.5}))
     assert picture(xl, steps=STEPS) == before
 
 
 def test_a_part_that_the_base_does_not_have_is_refused_by_name(xl, path):
-    with pytest.raises(AdapterFault, match="transformer"):
+    with pytest.raises(InvalidRequest, match=r"the strength of .* names transformer") as refusal:
         xl.activate(wanted(xl.ingest(path), scale={"transformer": 0.5}))
+    assert refusal.value.field == "parameters"
 
 
 def test_strengths_that_could_leave_the_number_format_are_refused_wherever_they_hide(xl, path):
