@@ -17,7 +17,7 @@ a digest (`shared.refs.base_tag`), never text of a user.
 | `P:tags` | sorted set | priority and tenant -> the last score given | until virtual time reaches it |
 | `P:tenants` | hash | tenant -> how many of its jobs wait | fields leave at zero |
 | `P:overtakers` | sorted set | fence of a claim that passed waiting jobs -> its score | while these wait |
-| `P:crashes:AFFINITY` | string | workers that died with these adapters | `quarantine`, or the next success |
+| `P:deaths:AFFINITY` | set | workers that died with these adapters | `quarantine`, or the next success |
 | `P:idempotency:DIGEST` | string | job of a key, digest of its request | 2 timeouts, `record_ttl` |
 | `P:wake` | sorted set | one marker member: work is there | while jobs wait |
 | `P:worker:ID` | hash | the worker's last claim: token, job, fence | `claim_memory` after it |
@@ -85,7 +85,7 @@ class BaseKeys:
             self.tenants,
             self.overtakers,
             self.adapter(""),
-            self.crashes(""),
+            self.deaths(""),
             self.idempotency(""),
             self.routers,
         ]
@@ -98,9 +98,9 @@ class BaseKeys:
         """The waiting jobs of one affinity."""
         return f"{self.prefix}:adapter:{affinity}"
 
-    def crashes(self, affinity: str) -> str:
-        """How many workers died with one affinity."""
-        return f"{self.prefix}:crashes:{affinity}"
+    def deaths(self, affinity: str) -> str:
+        """The workers that died with one affinity."""
+        return f"{self.prefix}:deaths:{affinity}"
 
     def idempotency(self, digest: str) -> str:
         """What a client's idempotency key stands for."""

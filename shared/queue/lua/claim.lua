@@ -33,7 +33,7 @@ local function promote_due()
   local due = redis.call('ZRANGE', DELAYED, '-inf', now, 'BYSCORE', 'LIMIT', 0, bound)
   for _, id in ipairs(due) do
     redis.call('ZREM', DELAYED, id)
-    join_ready(id)
+    if is_whole(id) then join_ready(id) end
   end
 end
 
@@ -96,11 +96,6 @@ local function choose()
   return within(head), head
 end
 
-local function is_in_quarantine(id)
-  local affinity = redis.call('HGET', JOB .. id, 'affinity')
-  return tonumber(redis.call('GET', CRASHES .. affinity) or 0) >= most_crashes
-end
-
 -- Whether the router that alone waits for the job is gone, or stands still and looks like it.
 local function is_unwanted(id)
   local router = redis.call('HGET', JOB .. id, 'router')
@@ -129,14 +124,13 @@ local function claim(ended)
   while #leases < count and ended < tonumber(bound) do
     local chosen, head = choose()
     if not chosen then break end
-    if redis.call('EXISTS', JOB .. chosen.id) == 0 then -- its record was lost
+    if not is_whole(chosen.id) then
       redis.call('ZREM', chosen.key, chosen.id)
-      leave(chosen.id)
       ended = ended + 1
     elseif is_unwanted(chosen.id) then
       finish(chosen.id, ttl, 'cancelled', 'unwanted', 1)
       ended = ended + 1
-    elseif is_in_quarantine(chosen.id) then
+    elseif is_in_quarantine(redis.call('HGET', JOB .. chosen.id, 'affinity'), most_crashes) then
       withdraw(chosen.id, ttl, 'failed', 'error', quarantined)
       ended = ended + 1
     else

@@ -17,7 +17,7 @@ if state == 'held' and not finish_if_cancelled(id, ttl) then
   learn('mean', tonumber(seconds))
   learn('work', tonumber(work))
   learn('pace', seconds / work)
-  redis.call('DEL', CRASHES .. redis.call('HGET', JOB .. id, 'affinity'))
+  redis.call('DEL', DEATHS .. redis.call('HGET', JOB .. id, 'affinity'))
   finish(id, ttl, 'succeeded', 'result', result)
 end
 return state == 'lost' and 0 or 1

@@ -41,8 +41,8 @@ if key ~= '' and not unwanted then
 end
 -- One that was here before is none of those that a draining base takes no more.
 if not unwanted and redis.call('HGET', META, 'mode') == 'draining' then return answer('closed') end
-if tonumber(redis.call('GET', CRASHES .. affinity) or 0) >= most_crashes then
-  return {'quarantined', id, tostring(redis.call('TTL', CRASHES .. affinity))}
+if is_in_quarantine(affinity, most_crashes) then
+  return {'quarantined', id, tostring(redis.call('TTL', DEATHS .. affinity))}
 end
 
 end_overdue(now, bound, ttl, expired)

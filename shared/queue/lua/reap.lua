@@ -13,19 +13,20 @@ local bound, most_crashes, ttl, expired, crashed = ARGV[1], tonumber(ARGV[2]), A
 local dead_ttl, most_dead, quarantine = ARGV[6], ARGV[7], ARGV[8]
 local now = server_time()
 
-local function blame(affinity)
+-- One death, however many jobs of these adapters the worker held.
+local function blame(affinity, worker)
   if affinity == '' then return end -- the bare base
-  redis.call('INCR', CRASHES .. affinity)
-  redis.call('EXPIRE', CRASHES .. affinity, quarantine)
+  redis.call('SADD', DEATHS .. affinity, worker)
+  redis.call('EXPIRE', DEATHS .. affinity, quarantine)
 end
 
 local function take_back(id)
-  local job = redis.call('HMGET', JOB .. id, 'deadline', 'affinity')
+  local job = redis.call('HMGET', JOB .. id, 'deadline', 'affinity', 'worker')
   if not job[1] then -- its record was lost
     redis.call('ZREM', ACTIVE, id)
     return
   end
-  blame(job[2])
+  blame(job[2], job[3])
   local crashes = redis.call('HINCRBY', JOB .. id, 'crashes', 1)
   if finish_if_cancelled(id, ttl) then return end
   if tonumber(job[1]) <= now then

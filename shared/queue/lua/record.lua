@@ -4,13 +4,13 @@
 --       6 job:                                       what a record's key begins with
 --       7 done  8 control                            channels; here so that they share the slot
 --       9 deadlines  10 delayed  11 dead  12 tags  13 tenants  14 overtakers
---       15 adapter:  16 crashes:  17 idempotency:    what the keys of an affinity and of a digest begin with
+--       15 adapter:  16 deaths:  17 idempotency:     what the keys of an affinity and of a digest begin with
 --       18 routers
 -- A job's id is in ready, age and its adapter's set while it waits, in delayed while its next attempt is
 -- not due (in deadlines in both cases), in active while it runs, in dead when it was given up.
 
 local READY, AGE, ACTIVE, META, WAKE, JOB, DONE, CONTROL, DEADLINES, DELAYED, DEAD, TAGS, TENANTS,
-  OVERTAKERS, ADAPTER, CRASHES, IDEMPOTENCY, ROUTERS = unpack(KEYS)
+  OVERTAKERS, ADAPTER, DEATHS, IDEMPOTENCY, ROUTERS = unpack(KEYS)
 
 local PRIORITIES = 3
 -- Scores of one priority: 2^50 units of virtual time, some 10^10 images. Doubles are exact up to 2^53.
@@ -101,7 +101,7 @@ local function leave(id)
   local job = redis.call('HMGET', JOB .. id, 'tenant', 'cost', 'affinity')
   if job[1] then -- false when the record was lost
     redis.call('ZREM', ADAPTER .. job[3], id)
-    redis.call('HINCRBY', META, 'backlog', -job[2])
+    redis.call('HINCRBY', META, 'backlog', digits(-job[2]))
     if redis.call('HINCRBY', TENANTS, job[1], -1) <= 0 then redis.call('HDEL', TENANTS, job[1]) end
   end
   if redis.call('EXISTS', DEADLINES) == 0 then
@@ -209,9 +209,23 @@ local function withdraw(id, ttl, status, ...)
   finish(id, ttl, status, ...)
 end
 
+-- Whether a waiting job's record is there. One whose record was lost leaves.
+local function is_whole(id)
+  if redis.call('EXISTS', JOB .. id) == 1 then return true end
+  leave(id)
+  return false
+end
+
+-- Whether these adapters were on so many workers that died: then no further one is given them.
+local function is_in_quarantine(affinity, most)
+  return redis.call('SCARD', DEATHS .. affinity) >= most
+end
+
 -- End waiting jobs whose time is over, a bounded number of them; return how many.
 local function end_overdue(now, bound, ttl, expired)
   local overdue = redis.call('ZRANGE', DEADLINES, '-inf', now, 'BYSCORE', 'LIMIT', 0, bound)
-  for _, id in ipairs(overdue) do withdraw(id, ttl, 'failed', 'error', expired) end
+  for _, id in ipairs(overdue) do
+    if is_whole(id) then withdraw(id, ttl, 'failed', 'error', expired) end
+  end
   return #overdue
 end

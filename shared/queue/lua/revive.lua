@@ -9,7 +9,7 @@ local id = ARGV[1]
 if redis.call('ZREM', DEAD, id) == 0 or redis.call('EXISTS', JOB .. id) == 0 then return 0 end
 local job = redis.call('HMGET', JOB .. id, 'priority', 'tenant', 'load', 'weight', 'timeout', 'affinity')
 local now = server_time()
-redis.call('DEL', CRASHES .. job[6])
+redis.call('DEL', DEATHS .. job[6])
 redis.call('HSET', JOB .. id, 'status', 'queued', 'enqueued_at', now, 'deadline', now + job[5],
   'attempts', 0, 'crashes', 0, 'place', next_place(job[1], job[2], job[3], job[4]))
 redis.call('HDEL', JOB .. id, 'router', 'error', 'finished_at', 'started_at', 'step', 'total')

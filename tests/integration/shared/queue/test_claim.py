@@ -1,6 +1,6 @@
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus, WorkerId
-from tests.builders import WORKER, a_job, an_adapter, some_params
+from tests.builders import WORKER, a_job, an_adapter, an_error, some_params
 from tests.steps import claim_one
 
 OTHER = WorkerId("worker-2")
@@ -68,6 +68,22 @@ async def test_a_hint_whose_record_was_lost_is_none(queue, redis, keys):
     claim = await queue.claim(WORKER, "token")
     assert [lease.job for lease in claim.leases] == [first]
     assert claim.hints == (last,)
+
+
+async def test_a_job_whose_record_was_lost_leaves_and_holds_up_no_other(queue, redis, keys, claim):
+    delayed, ready, good = a_job(), a_job(), a_job()
+    await queue.enqueue(delayed)
+    await queue.fail(await claim(), an_error(), retry=True, delay=1000.0)
+    for job in (ready, good):
+        await queue.enqueue(job)
+    for lost in (delayed, ready):
+        await redis.delete(keys.job(lost.id))
+        await redis.zadd(keys.deadlines, {lost.id: 1}, xx=True)
+    await redis.zadd(keys.delayed, {delayed.id: 1}, xx=True)
+
+    assert (await claim()).job == good
+    assert await redis.zcard(keys.deadlines) == 0
+    assert await queue.depth() == (0, 1)
 
 
 async def test_a_token_means_nothing_to_another_worker(queue):

@@ -1,7 +1,7 @@
 """Jobs that are given up, and adapters that are not run for a while."""
 
 from shared.errors import ErrorCode
-from shared.jobs import JobStatus
+from shared.jobs import JobStatus, WorkerId
 from shared.queue.terms import Enqueued, QueueSettings
 from tests.builders import WORKER, a_job, an_adapter, an_error
 from tests.steps import claim_one
@@ -14,7 +14,7 @@ async def give_up(queue, run_a_job, run_out, crashes=2, **changes):
         await run_out(lease)
         assert await queue.reap() == 1
         if crash + 1 < crashes:
-            lease = await claim_one(queue, WORKER, f"after crash {crash}")
+            lease = await claim_one(queue, WorkerId(f"after {crash}"), "a token")
     return lease.job
 
 
@@ -92,17 +92,33 @@ async def test_those_that_wait_already_fail_with_the_reason_when_their_turn_come
     await give_up(queue, run_a_job, run_out, crashes=2)
     waiting = a_job()
     await queue.enqueue(waiting)
-    await run_out(await claim_one(queue, WORKER, "third"))
+    await run_out(await claim_one(queue, WorkerId("the third"), "a token"))
     await queue.reap()
     assert await claim_one(queue, WORKER, "none is left") is None
     assert (await record_of(waiting.id)).error.code is ErrorCode.ADAPTER_REJECTED
 
 
+async def test_a_worker_that_died_with_many_jobs_of_an_adapter_counts_once_against_it(
+    a_queue, claim, run_out
+):
+    queue = a_queue(max_crashes=9, max_adapter_crashes=3)
+    jobs = [a_job() for _ in range(5)]
+    for job in jobs:
+        await queue.enqueue(job)
+    for _ in range(2):  # as when not all of its leases run out at the same moment
+        for lease in [await claim(queue=queue) for _ in range(2)]:
+            await run_out(lease)
+        assert await queue.reap() == 2
+    later = a_job()
+    assert (await queue.enqueue(later)).outcome is Enqueued.ADDED
+    assert [(await claim(queue=queue)).job for _ in (*jobs, later)] == [*jobs, later]
+
+
 async def test_the_quarantine_ends_by_itself(a_queue, run_a_job, run_out, redis, keys):
     queue = a_queue(max_crashes=5, max_adapter_crashes=3)
     job = await give_up(queue, run_a_job, run_out, crashes=3)
-    assert 0 < await redis.ttl(keys.crashes(job.affinity)) <= 600
-    await redis.delete(keys.crashes(job.affinity))
+    assert 0 < await redis.ttl(keys.deaths(job.affinity)) <= 600
+    await redis.delete(keys.deaths(job.affinity))
     assert (await queue.enqueue(a_job())).outcome is Enqueued.ADDED
 
 

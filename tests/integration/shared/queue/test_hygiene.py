@@ -33,7 +33,7 @@ async def test_after_all_jobs_have_ended_every_key_expires_or_is_permanent(
         *(keys.job(job.id) for job in jobs),
         keys.worker("worker-1"),
         keys.worker("worker-2"),
-        keys.crashes(jobs[0].affinity),
+        keys.deaths(jobs[0].affinity),
     }
 
 

@@ -131,7 +131,7 @@ class QueueModel:
         self.tags: dict[tuple[int, str], int] = {}
         self.virtual = [priority * SPAN for priority in range(len(PRIORITIES))]
         self.overtakers: list[int] = []
-        self.crashes = dict.fromkeys(AFFINITIES, 0)
+        self.deaths: dict[str, set[WorkerId]] = {affinity: set() for affinity in AFFINITIES}
         self.passed = 0
         self.keys: dict[str, tuple[Modelled, str]] = {}
         self.routers: set[str] = set()
@@ -161,7 +161,7 @@ class QueueModel:
                 return known if request == key.request else Enqueued.CONFLICT
         if new and self.mode is Mode.DRAINING:
             return Enqueued.CLOSED
-        if self.crashes[job.affinity] >= SETTINGS.max_adapter_crashes:
+        if len(self.deaths[job.affinity]) >= SETTINGS.max_adapter_crashes:
             return Enqueued.QUARANTINED
         self.end_late()
         if len(self.waiting()) >= SETTINGS.max_waiting:
@@ -243,7 +243,7 @@ class QueueModel:
             if chosen.router and chosen.router not in self.routers:
                 chosen.become(JobStatus.CANCELLED)
                 chosen.unwanted = True
-            elif self.crashes[chosen.job.affinity] >= SETTINGS.max_adapter_crashes:
+            elif len(self.deaths[chosen.job.affinity]) >= SETTINGS.max_adapter_crashes:
                 self.withdraw(chosen, JobStatus.FAILED)
             else:
                 self.advance(head)
@@ -470,7 +470,7 @@ class QueueMachine(RuleBasedStateMachine):
         def apply(known):
             if not known.cancelled:
                 self.model.learn(seconds, result.steps * result.width * result.height)
-                self.model.crashes[lease.job.affinity] = 0
+                self.model.deaths[lease.job.affinity].clear()
             known.stop_running(JobStatus.SUCCEEDED)
 
         self.settle("complete", lease, lambda: self.queue.complete(lease, result), apply, repeat)
@@ -553,7 +553,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.run(self.redis.zadd(self.keys.active, {lease.job.id: 1}, xx=True))
             known.crashes += 1
             if lease.job.adapters:
-                self.model.crashes[lease.job.affinity] += 1
+                self.model.deaths[lease.job.affinity].add(lease.worker)
             crashed_too_often = known.crashes >= SETTINGS.max_crashes
             known.dead = crashed_too_often and not known.late and not known.cancelled
             lost = known.late or crashed_too_often
@@ -577,7 +577,7 @@ class QueueMachine(RuleBasedStateMachine):
             known.dead = known.late = known.aged = False
             known.router = ""
             known.attempts = known.crashes = 0
-            self.model.crashes[job.affinity] = 0
+            self.model.deaths[job.affinity].clear()
             assert not self.run(self.queue.revive(job.id))
 
     @rule(job=jobs)
