@@ -131,10 +131,10 @@ class Conversion:
         else:
             used = {key for each in _traced(state.values()) for key in each.sources}
         _refuse_dropped(tensors, used)
-        return (
-            {self._with_component(key): _untraced(tensor) for key, tensor in state.items()},
-            {self._with_component(key): float(alpha) for key, alpha in alphas.items()},
-        )
+        named = {self._with_component(key): _untraced(tensor) for key, tensor in state.items()}
+        if len(named) != len(state):
+            raise AdapterFault(f"several of its keys mean the same factor of the {self.denoiser}")
+        return named, {self._with_component(key): float(alpha) for key, alpha in alphas.items()}
 
     def _with_component(self, key: str) -> str:
         """Return the key with its component: diffusers' FLUX converter forgets it outside of the blocks."""

@@ -113,9 +113,12 @@ def _studied(
         changes, unknown = _changes(read_layers(found, respell), targets, configs)
         unknown = [*unknown, *found.unknown]
         _refuse_strangers(unknown, len(changes) + len(unknown), targets.components)
+        words = read_words(found.words)
+        if not changes and not words:
+            raise AdapterFault("it changes nothing: it holds alphas alone")
         return Meaning(
             changes={name: tuple(deltas) for name, deltas in changes.items()},
-            words=read_words(found.words),
+            words=words,
             warnings=_warnings(unknown, len(changes) + len(unknown)),
         )
 

@@ -114,6 +114,8 @@ def sort_keys(entries: Mapping[str, V], components: tuple[str, ...]) -> SortedKe
         elif key in _OWN_WORDS:
             words[""][key] = value
         elif match := _PART.fullmatch(key):
+            if match["part"] in parts[match["layer"]]:
+                raise AdapterFault(f"{quoted(key)}: another key means the same")
             parts[match["layer"]][match["part"]] = value
         else:
             _refuse(key)

@@ -43,14 +43,16 @@ class Readings:
 
         At once, unless these and those of others that are not hashed yet are more than `MOST_PENDING`.
         """
+        nbytes = len(content)
         with self._hashed:
-            self._hashed.wait_for(lambda: self._pending == 0 or self._pending + len(content) <= MOST_PENDING)
+            self._hashed.wait_for(lambda: self._pending == 0 or self._pending + nbytes <= MOST_PENDING)
             digest = self._threads.submit(_sha256, content)
-            self._pending += len(content)
-        digest.add_done_callback(lambda _: self._forget(len(content)))
-        if len(content) > MOST_PENDING:
+            self._pending += nbytes
+        # a future keeps its callbacks for good, and whatever they speak of
+        digest.add_done_callback(lambda _: self._forget(nbytes))
+        if nbytes > MOST_PENDING:
             digest.result()
-        return Reading(number=next(self._numbers), nbytes=len(content), digest=digest)
+        return Reading(number=next(self._numbers), nbytes=nbytes, digest=digest)
 
     def _forget(self, nbytes: int) -> None:
         with self._hashed:

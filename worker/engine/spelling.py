@@ -82,6 +82,8 @@ def _to_peft(component: str, part: dict[str, V]) -> dict[str, V]:
             part = convert_state_dict_to_peft(part, original_type=age)
         # layers outside of attention and MLP, which the first two leave
         converted = convert_unet_state_dict_to_peft(part)
+    if len(converted) != len(part):
+        raise AdapterFault(f"several of its keys mean the same factor of the {component}")
     return dict(converted)
 
 

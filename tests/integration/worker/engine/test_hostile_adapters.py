@@ -75,6 +75,16 @@ CHANGES: dict[str, tuple[Change, str]] = {
         ),
         "mix formats",
     ),
+    "two ages of diffusers": (
+        lambda t: (
+            t | renamed(renamed(t, "lora_A.weight", "lora.down.weight"), "lora_B.weight", "lora.up.weight")
+        ),
+        "same factor of the unet",
+    ),
+    "alphas alone": (
+        lambda _: {"lora_unet_nowhere.alpha": ONE, "lora_unet_input_blocks_4_1_proj_in.alpha": ONE},
+        "changes nothing",
+    ),
     "two formats": (lambda t: t | kohya(t, "alpha", torch.tensor(1.0)), "not the key of a LoRA factor"),
     "Kohya without up": (
         lambda t: dict(list(kohya(t, "alpha", torch.tensor(1.0)).items())[:1]),
@@ -275,6 +285,10 @@ BOMBS: dict[str, tuple[Change, str]] = {
     "a magnitude of the whole weight": (also("DoRA", dora_scale=(64, 64)), "do not fit"),
     "a magnitude of a norm": (
         lambda _: MADE["norm"] | {"lora_unet_conv_norm_out.dora_scale": torch.ones(32)},
+        "do not fit",
+    ),
+    "a kernel with its axes exchanged": (
+        in_kernel(**{"lora_down.weight": (2, 3, 3, 32), "lora_up.weight": (32, 2, 1, 1)}),
         "do not fit",
     ),
     "two differences of one bias": (also("full", b_norm=(32,)), "changes its bias twice"),

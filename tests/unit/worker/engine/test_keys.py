@@ -96,6 +96,8 @@ def test_kohyas_words_under_diffusers_names() -> None:
 def test_two_keys_for_one_thing_are_refused() -> None:
     with pytest.raises(AdapterFault, match="the same factor"):
         sort("unet.a.lora_A.weight", "base_model.model.unet.a.lora_A.weight")
+    with pytest.raises(AdapterFault, match=r"'unet\.a\.diff\.weight': another key means the same"):
+        sort("unet.a.diff", "unet.a.diff.weight")
 
 
 @pytest.mark.parametrize(

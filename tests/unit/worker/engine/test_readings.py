@@ -1,11 +1,13 @@
 """What tells readings of files apart."""
 
 import hashlib
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from worker.engine import readings as readings_module
@@ -45,6 +47,18 @@ def test_a_reading_is_there_before_its_digest(go_on: Event) -> None:
     assert not reading.digest.done()
     go_on.set()
     assert reading.digest.result() == hashlib.sha256(b"a file").hexdigest()
+
+
+def test_a_reading_keeps_nothing_of_a_file_that_is_hashed(go_on: Event) -> None:
+    content = np.ones(1 << 10, np.uint8)
+    kept = weakref.ref(content)
+    readings = Readings()
+    reading = readings.of(memoryview(content))
+    go_on.set()
+    reading.digest.result()
+    readings.of(memoryview(b"another")).digest.result()  # the thread lets go of the one before
+    del content
+    assert kept() is None
 
 
 @pytest.mark.parametrize("sizes", [(60, 60), (101,), (1, 101), (60, 40, 1)])
