@@ -1,6 +1,7 @@
 """One job up to its image: fetch its adapters and its picture, make the adapters active, draw."""
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -14,12 +15,13 @@ from typing import Generic, TypeVar
 from PIL.Image import Image
 
 from shared.config import Limits
-from shared.errors import JobExpired, ResultGone, WorkerFault
+from shared.errors import JobExpired, QueueUnavailable, ResultGone, WorkerFault
 from shared.jobs import Job
 from shared.refs import AdapterRef
 from shared.results.store import SOURCE_GONE, ResultStore, source_name
 from shared.sealing import Sealer, SealError
 from worker.adapter_store import AdapterStore
+from worker.backoff import backoff
 from worker.engine.contract import Activation, Adapter, BaseDamaged, Engine, Generated, StepCallback
 from worker.idle_time import IdleTime
 from worker.metrics import WorkerMetrics
@@ -37,7 +39,12 @@ CHECK_AFTER_JOBS = 1000
 CHECK_WHEN_IDLE_AFTER = 600.0
 """Jobs, and seconds, after which the base's weights are checked although nothing went wrong."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds between two attempts to get a picture."""
+
 LIMITS = Limits()
+
+logger = logging.getLogger(__name__)
 
 MOST_HOT = 16
 """Affinities that a claim may prefer: each costs the server a look."""
@@ -120,13 +127,22 @@ class JobExecutor(Generic[A]):
         await self._store.lift(job.adapters, adapters)
 
     async def _source(self, job: Job, digest: str) -> Image:
-        """Return the picture that the job starts from."""
-        try:
-            data = await self._results.get(source_name(job.base, digest))
-        except ResultGone as error:
-            raise ResultGone(SOURCE_GONE) from error
+        """Return the picture that the job starts from, once what keeps it answers."""
+        data = await self._kept(source_name(job.base, digest))
         read = partial(read_picture, data, job.params, self._engine.info.size_multiple, LIMITS)
         return await asyncio.get_running_loop().run_in_executor(self._decoding, read)
+
+    async def _kept(self, name: str) -> bytes:
+        pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        while True:
+            try:
+                return await self._results.get(name)
+            except ResultGone as error:
+                raise ResultGone(SOURCE_GONE) from error
+            except QueueUnavailable:
+                # it may be a server of its own, whose outage shall not cost the job its attempts
+                logger.warning("no answer comes; the picture is waited for", extra={"action": "source_waits"})
+                await asyncio.sleep(next(pauses))
 
     def expected(self, job: Job) -> AbstractContextManager[None]:
         """Keep the job's adapters in RAM until it is drawn, if there is room."""

@@ -159,7 +159,8 @@ class Heartbeat:
 
     async def _keep_house(self, queue: JobQueue, pools: PoolDirectory) -> None:
         while not self._stopping.is_set():
-            if self._leaving.is_set():
+            is_leaving = self._leaving.is_set()
+            if is_leaving:
                 await self._reached(pools.withdraw(self._worker))
             else:
                 await self._reached(self._announce(pools))
@@ -167,7 +168,7 @@ class Heartbeat:
                 # the machine may have stood still for longer than a lease, and this have woken first
                 await self._beat(queue)
                 await self._reached(queue.reap())
-            await self._pause(self._stopping if self._leaving.is_set() else self._leaving)
+            await self._pause(self._stopping if is_leaving else self._leaving)
 
     async def _announce(self, pools: PoolDirectory) -> None:
         await pools.announce(self._worker, BEATS_PER_ANNOUNCEMENT * self._period)

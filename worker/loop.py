@@ -231,6 +231,7 @@ class Worker(Generic[A]):
         running = staged.running
         if running.lease.is_suspect:
             await self._settled()
+            await asyncio.gather(*self._failing)
             await self._release_staged()
         ending, error = await self._draw(staged)
         await self._settled()
@@ -255,7 +256,8 @@ class Worker(Generic[A]):
         try:
             return await self._executor.draw(running, seconds or 0.0), None
         except Exception as error:  # noqa: BLE001 - `_failure` logs it
-            return self._failure(running, error), error
+            # its frames hold the drawing's memory, which a check of the base may need
+            return self._failure(running, error), error.with_traceback(None)
 
     def _fail(self, running: RunningJob, error: Exception) -> None:
         """End a job whose adapters could not be had; no weight was touched."""

@@ -15,8 +15,8 @@ A = TypeVar("A", bound=Adapter)
 class Tier(Generic[K, A]):
     """Adapters by key. What is in use stays, even above the budget; all else fits into it.
 
-    What has to leave is what is used least per byte; but what is expected or pinned leaves last, only for
-    what is in use.
+    What has to leave is what is used least per byte; but what is expected or pinned leaves last: for what is
+    in use, or on its way to a job.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Tier(Generic[K, A]):
 
     @contextmanager
     def expected(self, sizes: Mapping[K, int]) -> Iterator[None]:
-        """Keep what the keys name while inside, unless what is in use needs its place.
+        """Keep what the keys name while inside, unless what is in use or on its way needs its place.
 
         Args:
             sizes: bytes that each is going to have, for those that are not here yet.

@@ -67,16 +67,21 @@ def compacted(adapter: CanonicalAdapter) -> CanonicalAdapter:
 def moved(adapter: CanonicalAdapter, move: Exchange) -> CanonicalAdapter:
     """Return the adapter over other memory; `move` copies a buffer of bytes, and is called once for each."""
     buffers: dict[int, Tensor] = {}
+    typed: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def same_view(tensor: Tensor) -> Tensor:
+        # two operations for each of thousands of tensors: this runs beside a drawing, which waits for Python
         storage = tensor.untyped_storage()
-        buffer = buffers.get(storage.data_ptr())
-        if buffer is None:
-            whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-            buffer = buffers[storage.data_ptr()] = move(whole)
-        view = torch.empty(0, dtype=tensor.dtype, device=buffer.device)
-        view.set_(buffer.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        return view
+        place = storage.data_ptr()
+        numbers = typed.get((place, tensor.dtype))
+        if numbers is None:
+            if place not in buffers:
+                whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+                buffers[place] = move(whole)
+            buffer, size = buffers[place], tensor.dtype.itemsize
+            numbers = buffer[: len(buffer) // size * size].view(tensor.dtype)
+            typed[place, tensor.dtype] = numbers
+        return numbers.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
     return adapter.exchanged(same_view)
 

@@ -34,7 +34,8 @@ def raised(adapter: CanonicalAdapter, device: torch.device) -> CanonicalAdapter 
         return there
 
     try:
-        with torch.cuda.stream(stream):
+        # both: as it ends, the latter alone would begin to use the thread's own device, perhaps another
+        with torch.cuda.device(device), torch.cuda.stream(stream):
             adapter = moved(adapter, to_device)
         stream.synchronize()
     except torch.cuda.OutOfMemoryError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import hashlib
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +14,10 @@ from shared.config import WorkerConfig
 from shared.errors import ErrorCode
 from shared.jobs import JobStatus
 from shared.results.file_store import LOCK
-from tests.builders import BASE, a_job
+from shared.results.opening import open_results
+from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import LEASE, QueueUser, StartProcess, StartWorker
+from tests.integration.worker.test_source_pictures import png
 from tests.null_engine import NullEngine
 from tests.servers import DURABLE, Server, Servers
 from worker import settlement
@@ -50,6 +53,26 @@ async def test_an_image_waits_for_its_store_and_its_job_is_not_done_before(
     record = await queue.ended(job)
     assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 1, 0)
     assert worker.engine.generations == 2
+
+
+async def test_a_picture_to_start_from_waits_for_its_store_and_no_attempt_is_spent(
+    queue: QueueUser, start_worker: StartWorker, apart: WorkerConfig, store: Server
+) -> None:
+    start_worker(config=apart)
+    data = png()
+    digest = hashlib.sha256(data).hexdigest()
+    store.run()
+    async with open_results(store.url, ttl=60.0, most_bytes=1 << 20) as results:
+        await results.put_source(BASE, digest, data, 60.0)
+    store.kill()
+    job = await queue.add(a_job(adapters=(), params=some_params(source=digest, strength=0.4)))
+    await queue.running(job)
+    await asyncio.sleep(1.5 * LEASE)
+    assert (await queue.record(job)).attempts == 1
+    store.run()
+
+    record = await queue.ended(job)
+    assert (record.status, record.attempts, record.crashes) == (JobStatus.SUCCEEDED, 1, 0)
 
 
 async def test_a_store_that_does_not_come_back_in_time_costs_the_job_and_nobody_a_crash(

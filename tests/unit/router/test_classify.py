@@ -28,6 +28,10 @@ ADAPTERS = {
         document("a/b", ("x.safetensors",), tags=[f"base_model:adapter:{SDXL}"]),
         SDXL,
     ),
+    "relation that the Hub resolved, without a tag": (
+        document("a/b", ("x.safetensors",), baseModels={"relation": "adapter", "models": [{"id": SDXL}]}),
+        SDXL,
+    ),
     "standard file name only": (document("a/b", (WEIGHTS,), cardData={"base_model": SDXL}), SDXL),
     "base as a list": (document("a/b", (WEIGHTS,), cardData={"base_model": [SDXL]}), SDXL),
     "base with spaces around": (document("a/b", (WEIGHTS,), cardData={"base_model": f" {SDXL} "}), SDXL),
@@ -88,6 +92,14 @@ ADAPTERS = {
         ),
         SDXL,
     ),
+    "base of the adapter tag before the card's old name": (
+        document("a/b", (WEIGHTS,), tags=[f"base_model:adapter:{SDXL}"], cardData={"base_model": "old/name"}),
+        SDXL,
+    ),
+    "tagged controlnet only, but with LoRA weights": (
+        document("a/b", (WEIGHTS,), tags=["controlnet"], cardData={"base_model": SDXL}),
+        SDXL,
+    ),
     "tagged controlnet as well, but with LoRA weights": (
         document("a/b", (WEIGHTS,), tags=["controlnet", "lora"], cardData={"base_model": SDXL}),
         SDXL,
@@ -116,6 +128,10 @@ UNSUPPORTED = {
         document("a/b", ("pytorch_lora_weights.bin",), tags=["lora"], cardData={"base_model": SDXL}),
         "only .safetensors",
     ),
+    "pickled only, known by the file's name alone": (
+        document("a/b", ("pytorch_lora_weights.bin",), cardData={"base_model": SDXL}),
+        "only .safetensors",
+    ),
     "no weights": (document("a/b", (), tags=["lora"], cardData={"base_model": SDXL}), "no .safetensors"),
     "language adapter": (
         document(
@@ -124,6 +140,16 @@ UNSUPPORTED = {
             library_name="peft",
             tags=["lora", "base_model:adapter:meta-llama/Llama-3.1-8B"],
             config={"peft": {"base_model_name_or_path": "meta-llama/Llama-3.1-8B", "task_type": "CAUSAL_LM"}},
+        ),
+        "language model",
+    ),
+    "language adapter by library": (
+        document(
+            "a/b",
+            ("adapter_model.safetensors",),
+            library_name="transformers",
+            tags=["lora"],
+            cardData={"base_model": "openai/whisper-small"},
         ),
         "language model",
     ),
@@ -188,6 +214,27 @@ def test_what_cannot_be_served_is_told_why(found, reason):
 
     assert isinstance(refused, Unsupported)
     assert reason in refused.reason
+
+
+IMAGE_SIGNS = {
+    "library": {"library_name": "diffusers"},
+    "tag": {"tags": ["lora", "stable-diffusion"]},
+    "pipeline to images": {"pipeline_tag": "image-to-image"},
+    "pipeline to videos": {"pipeline_tag": "text-to-video"},
+}
+
+
+@pytest.mark.parametrize("sign", IMAGE_SIGNS.values(), ids=IMAGE_SIGNS)
+def test_one_sign_of_images_outweighs_those_of_a_language_adapter(sign):
+    language = document(
+        "a/b",
+        (WEIGHTS,),
+        tags=["lora"],
+        config={"peft": {"base_model_name_or_path": SDXL, "task_type": "FEATURE_EXTRACTION"}},
+    )
+
+    assert isinstance(verdict(language), Unsupported)
+    assert isinstance(verdict({**language, **sign}), LoraAdapter)
 
 
 FULL = {

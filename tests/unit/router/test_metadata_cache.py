@@ -115,6 +115,9 @@ async def test_a_stale_answer_stands_in_while_the_source_hangs_and_what_it_bring
     async with asyncio.timeout(10):
         assert [await cache.get("a") for _ in range(3)] == ["a:1"] * 3
     assert source.calls == 3
+    assert cache.known("a") == "a:1"  # for who asks later, and does not wait
+    source.now = 312.0
+    assert cache.known("a") is None
     source.gate.set()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -131,6 +134,22 @@ async def test_a_source_that_is_slow_and_answers_is_waited_for(source):
     assert not asking.done()
     source.gate.set()
     assert await asking == "a:2"
+
+
+async def test_a_source_that_failed_and_has_answered_since_is_waited_for_again(source):
+    cache = source.cache(replace(LIFETIMES, patience=0.0))
+    await cache.get("a")
+    source.now, source.error = 301.0, HubUnavailable("down")
+    await cache.get("a")
+    source.error = None
+    await cache.get("b")
+    source.now = 307.0
+    source.gate.clear()
+    asking = asyncio.create_task(cache.get("a"))
+    await asyncio.sleep(0.01)
+    assert not asking.done()
+    source.gate.set()
+    assert await asking == "a:4"
 
 
 async def test_a_stale_answer_has_an_end(source):

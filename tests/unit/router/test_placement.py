@@ -151,7 +151,9 @@ def test_an_adapter_may_need_a_strength_of_its_own_unless_the_request_names_one(
 
 
 def test_a_card_cannot_recommend_more_than_a_request_may_ask():
-    assert put(asked(), adapter(defaults=CardDefaults(steps=900_000))).params.steps == Limits().max_steps
+    params = put(asked(), adapter(defaults=CardDefaults(steps=900_000, guidance_scale=900.0))).params
+
+    assert (params.steps, params.guidance_scale) == (Limits().max_steps, Limits().max_guidance)
 
 
 def test_several_adapters_keep_their_order_and_strengths():

@@ -97,7 +97,10 @@ class Server:
         assert pattern.endswith(":done")
 
     async def get_message(self, **_options):
-        return await self.heard.get()
+        message = await self.heard.get()
+        if isinstance(message, Exception):
+            raise message
+        return message
 
 
 @pytest.fixture
@@ -130,6 +133,14 @@ async def test_without_a_hint_the_sweep_finds_the_end(server):
     job = a_job()
     async with waiting_for(server, job, sweep_every=0.0) as wait:
         server.end(job, say=False)
+        assert (await wait).status is JobStatus.CANCELLED
+
+
+async def test_an_end_that_was_published_while_nobody_listened_is_found_once_somebody_does_again(server):
+    job = a_job()
+    async with waiting_for(server, job) as wait, asyncio.timeout(10):
+        server.end(job, say=False)
+        server.heard.put_nowait(QueueUnavailable("the connection was closed"))
         assert (await wait).status is JobStatus.CANCELLED
 
 
@@ -209,6 +220,67 @@ async def test_an_outage_is_survived_for_a_while_then_told_and_the_job_cancelled
                 await asyncio.sleep(0)
 
 
+async def test_an_outage_that_was_over_long_ago_does_not_count_when_a_call_fails_again(server):
+    job = a_job()
+    async with waiting_for(server, job, sweep_every=0.0) as wait:
+        server.down = True
+        await server.has_refused()
+        server.down = False
+        before = len(server.attending)
+        while len(server.attending) < before + 2:  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+        server.now, server.down = 3600.0, True
+        await server.has_refused()
+        server.down = False
+        server.end(job)
+        await wait
+
+
+async def test_an_enqueue_that_is_answered_shows_that_the_queue_is_there(server):
+    async def records(_jobs):
+        server.refused += 1
+        raise QueueUnavailable("no answer")
+
+    server.records = records
+    jobs = [a_job(), a_job()]
+    async with (
+        JobWaiter(server, server, sweep_every=0.0, clock=lambda: server.now) as waiter,
+        asyncio.timeout(10),
+    ):
+        waits = []
+        for server.now, job in zip((0.0, 9.0), jobs, strict=True):
+            waits.append(asyncio.create_task(waiter.run(job, 1)))
+            await server.has_refused()
+        assert server.enqueued == [job.id for job in jobs]
+        server.now = 18.0
+        await server.has_refused()  # had they been told, nobody would ask any more
+        server.now = 20.0
+        for wait in waits:
+            with pytest.raises(QueueUnavailable):
+                await wait
+
+
+async def test_who_is_not_admitted_yet_is_not_told_that_records_cannot_be_read(server):
+    job, admitted, admit = a_job(), asyncio.Event(), server.admit
+
+    async def admit_late(*args, **options):
+        await admitted.wait()
+        return await admit(*args, **options)
+
+    server.admit = admit_late
+    async with JobWaiter(server, server, sweep_every=0.0, clock=lambda: server.now) as waiter:
+        wait = asyncio.create_task(waiter.run(job, 1))
+        server.down = True
+        for server.now in (0.0, 3600.0):
+            await server.has_refused()
+        server.down = False
+        admitted.set()
+        while not server.enqueued:  # noqa: ASYNC110 - a state, not an event
+            await asyncio.sleep(0)
+        server.end(job)
+        assert (await wait).id == job.id
+
+
 async def test_a_call_that_a_standstill_of_the_router_cut_short_is_no_outage(server):
     job = a_job()
     async with waiting_for(server, job, sweep_every=0.0) as wait:
@@ -226,6 +298,15 @@ async def test_who_leaves_has_the_job_cancelled(server):
         async with asyncio.timeout(10):
             while server.cancelled != [job.id]:  # noqa: ASYNC110 - a state, not an event
                 await asyncio.sleep(0)
+
+
+async def test_a_job_that_could_not_be_cancelled_in_its_time_is_left_alone(server):
+    server.down = True
+    async with JobWaiter(server, server, sweep_every=0.0, clock=lambda: server.now) as waiter:
+        waiter.abandon(a_job(timeout=60.0))
+        await server.has_refused()
+        server.now, server.down = 60.0, False
+    assert server.cancelled == []
 
 
 async def test_time_that_is_over_ends_the_wait_and_the_job(server):

@@ -47,6 +47,13 @@ async def test_the_operator_has_it_run_again_as_if_it_came_now(queue, run_a_job,
     assert (lease.job.id, lease.attempt, lease.job.sealed_token) == (job.id, 1, None)
 
 
+async def test_its_record_does_not_expire_while_it_waits_again(queue, run_a_job, run_out, redis, keys):
+    job = await give_up(queue, run_a_job, run_out)
+    assert await redis.ttl(keys.job(job.id)) > 0
+    await queue.revive(job.id)
+    assert await redis.ttl(keys.job(job.id)) == -1
+
+
 async def test_or_drops_it(queue, run_a_job, run_out):
     job = await give_up(queue, run_a_job, run_out)
     assert await queue.drop(job.id)
@@ -62,6 +69,27 @@ async def test_only_so_many_are_kept_the_oldest_leave(a_queue, claim):
         await queue.enqueue(job)
         await queue.fail(await claim(queue=queue), an_error(), retry=True)
     assert await queue.dead() == [jobs[2].id, jobs[1].id]
+
+
+async def test_a_limit_that_was_lowered_is_reached_in_the_end(a_queue, claim):
+    before, now = a_queue(max_attempts=1, max_dead=5), a_queue(max_attempts=1, max_dead=1)
+    for queue in [before] * 5 + [now] * 5:
+        last = a_job()
+        await queue.enqueue(last)
+        await queue.fail(await claim(queue=queue), an_error(), retry=True)
+    assert await queue.dead() == [last.id]
+
+
+async def test_those_whose_time_is_over_are_not_counted_and_leave_with_the_next(a_queue, claim, redis, keys):
+    queue = a_queue(max_attempts=1)
+    for job in (a_job(), a_job()):
+        await queue.enqueue(job)
+    old, new = await claim(queue=queue), await claim(queue=queue)
+    await queue.fail(old, an_error(), retry=True)
+    await redis.zadd(keys.dead, {old.job.id: 1}, xx=True)
+    assert (await queue.overview()).given_up == 0
+    await queue.fail(new, an_error(), retry=True)
+    assert await queue.dead() == [new.job.id]
 
 
 async def test_the_operator_may_look_at_the_latest_only(a_queue, claim):

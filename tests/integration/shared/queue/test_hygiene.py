@@ -2,7 +2,7 @@
 
 from shared.jobs import WorkerId
 from shared.queue.keys import POOLS
-from tests.builders import a_job, a_result, an_error
+from tests.builders import WORKER, a_job, a_result, an_adapter, an_error, some_params
 
 
 async def test_after_all_jobs_have_ended_every_key_expires_or_is_permanent(
@@ -35,6 +35,34 @@ async def test_after_all_jobs_have_ended_every_key_expires_or_is_permanent(
         keys.worker("worker-2"),
         keys.deaths(jobs[0].affinity),
     }
+
+
+async def test_on_a_base_that_is_never_empty_neither_tenants_nor_overtakes_add_up(queue, redis, keys, claim):
+    small, large = (some_params(steps=steps, width=64, height=64) for steps in (20, 60))
+    hot = an_adapter(weight_name="hot.safetensors")
+    await queue.enqueue(a_job(tenant="first", params=small))
+    tags, overtakers = [], []
+    for number in range(50):
+        passed = a_job(tenant=f"passed {number}", params=small)
+        passing = a_job(tenant=f"passing {number}", params=large, adapters=(hot,))
+        await queue.enqueue(passed)
+        await queue.enqueue(passing)
+        (lease,) = (await queue.claim(WORKER, f"hot {number}", hot=[passing.affinity])).leases
+        assert lease.job == passing
+        await queue.complete(lease, a_result())
+        await queue.complete(await claim(), a_result())
+        assert await queue.depth() == (1, 0)
+        tags.append(await redis.zcard(keys.tags))
+        overtakers.append(await redis.zcard(keys.overtakers))
+    for sizes in (tags, overtakers):
+        assert 0 < max(sizes[25:]) <= max(sizes[:25])
+
+
+async def test_a_router_that_is_gone_is_forgotten_when_another_one_says_that_it_is_there(queue, redis, keys):
+    await queue.attend("gone")
+    await redis.zadd(keys.routers, {"gone": 1})
+    await queue.attend("there")
+    assert await redis.zrange(keys.routers, 0, -1) == [b"there"]
 
 
 async def test_the_record_of_an_ended_job_stays_for_its_time(a_queue, redis, keys, claim):
