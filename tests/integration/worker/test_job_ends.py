@@ -2,19 +2,22 @@
 
 import hashlib
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from shared.errors import ErrorCode
-from shared.jobs import ImageFormat, JobStatus
+from shared.jobs import GenerationParams, ImageFormat, JobStatus
 from shared.queue.keys import BaseKeys
 from shared.refs import base_tag
 from tests import null_engine
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import LEASE, QueueUser, StartWorker, until
 from tests.null_engine import BASE_REVISION, NullEngine
-from worker import executor
+from worker import executor, loop
+from worker.engine.contract import Generated, StepCallback
 from worker.exit_codes import ExitCode
 from worker.metrics import Outcome
 
@@ -51,6 +54,39 @@ async def test_the_image_has_the_format_that_was_asked_for(
 
     assert record.result is not None
     assert record.result.media_type == image_format.media_type
+
+
+class Drawing(Image.Image):
+    """A stand-in for what a drawing needs of memory."""
+
+
+class OutOfMemory(NullEngine):
+    """Fails in the middle of a drawing, and notes whether that one's memory is there to check the base in."""
+
+    is_free: bool | None = None
+
+    def generate(
+        self, params: GenerationParams, on_step: StepCallback, source: Image.Image | None = None
+    ) -> Generated:
+        if params.prompt == "too much":
+            drawing = Drawing()
+            self.kept = weakref.ref(drawing)
+            raise RuntimeError("out of memory")
+        return super().generate(params, on_step, source)
+
+    def verify(self) -> None:
+        super().verify()
+        self.is_free = self.kept() is None
+
+
+async def test_the_base_is_checked_when_a_failed_drawing_has_let_its_memory_go(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop.logger, "disabled", True)  # pytest keeps what is logged, and the frames in it
+    worker = start_worker(OutOfMemory(BASE))
+    await queue.ended(await queue.add(a_job(adapters=(), params=some_params(prompt="too much"))))
+
+    assert worker.engine.is_free
 
 
 async def test_the_next_job_runs_after_each_kind_of_failure(
