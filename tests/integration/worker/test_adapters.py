@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -14,13 +15,16 @@ import pytest
 from deploy.local_hub.faults import FaultRule
 from shared.config import WorkerConfig
 from shared.errors import ErrorCode
-from shared.jobs import Job, JobRecord, JobStatus
+from shared.jobs import Job, JobId, JobRecord, JobStatus
+from shared.queue.queue import JobQueue
+from shared.queue.terms import Claim
 from shared.sealing import Sealer
 from tests import null_engine
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import SECRET, Hub, LocalWorker, QueueUser, StartWorker, until
 from tests.null_engine import BROKEN_FILE, PARTIAL_FILE, NullAdapter, NullEngine
 from worker.engine.contract import Activation, SwapReport
+from worker.exit_codes import ExitCode
 from worker.metrics import Outcome
 
 CRAYON = b"the weights of crayon"
@@ -193,6 +197,30 @@ async def test_a_file_on_disk_is_held_to_the_size_limit_too(
     await refused(queue, a_job(adapters=adapters), ErrorCode.ADAPTER_REJECTED)
 
 
+async def test_a_failure_in_the_moment_of_a_stop_is_recorded_before_the_worker_ends(
+    queue: QueueUser, start_worker: StartWorker, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.write("someone/broken", BROKEN_FILE)
+    fail, failing, may_fail = JobQueue.fail, asyncio.Event(), asyncio.Event()
+
+    async def slow_fail(*arguments: Any, **named: Any) -> bool:
+        failing.set()
+        await may_fail.wait()
+        return await fail(*arguments, **named)
+
+    monkeypatch.setattr(JobQueue, "fail", slow_fail)
+    worker = start_worker()
+    job = await queue.add(a_job(adapters=await hub.pinned("someone/broken")))
+    await failing.wait()
+    worker.app.stop()
+    done, _ = await asyncio.wait([worker.running], timeout=0.5)
+    assert not done
+    may_fail.set()
+
+    assert await worker.running is ExitCode.STOPPED
+    assert (await queue.record(job)).status is JobStatus.FAILED
+
+
 @pytest.mark.parametrize("change", [{"repo": "someone/nothing"}, {"weight_name": "other.safetensors"}])
 async def test_what_is_not_on_the_hub_fails_its_job_for_good(
     queue: QueueUser,
@@ -307,6 +335,34 @@ async def test_a_job_that_is_cancelled_while_it_downloads_does_not_hold_up_the_n
     released.set()
     assert (await ended(queue, a_job(adapters=adapters))).status is JobStatus.SUCCEEDED
     assert hub.requests.count(**GET_FILE) == 1
+
+
+async def test_a_claim_names_what_is_in_ram_the_latest_drawn_first(
+    queue: QueueUser,
+    start_worker: StartWorker,
+    config: WorkerConfig,
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claim, hot_at = JobQueue.claim, dict[JobId, tuple[str, ...]]()
+
+    async def noted_claim(*arguments: Any, hot: tuple[str, ...]) -> Claim:
+        claimed = await claim(*arguments, hot=hot)
+        hot_at.update((lease.job.id, hot) for lease in claimed.leases)
+        return claimed
+
+    monkeypatch.setattr(JobQueue, "claim", noted_claim)
+    for name in "abc":
+        hub.write(f"someone/{name}", name.encode() * 400)
+    jobs = [a_job(adapters=(ref,)) for ref in await hub.pinned("someone/a", "someone/b", "someone/c")]
+    start_worker(config=replace(config, ram_budget=1000))
+    for job in jobs:
+        await ended(queue, job)
+    following = a_job(adapters=())
+    await ended(queue, following)
+
+    _, second, third = jobs
+    assert hot_at[following.id] == (third.affinity, second.affinity)
 
 
 def metric(worker: LocalWorker, name: str, **labels: str) -> float | None:

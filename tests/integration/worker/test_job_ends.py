@@ -16,7 +16,7 @@ from tests import null_engine
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import LEASE, QueueUser, StartWorker, until
 from tests.null_engine import BASE_REVISION, NullEngine
-from worker import executor, loop
+from worker import executor, loop, settlement
 from worker.engine.contract import Generated, StepCallback
 from worker.exit_codes import ExitCode
 from worker.metrics import Outcome
@@ -149,6 +149,19 @@ async def test_what_an_unforeseen_error_says_stays_in_the_log(
     assert record.error is not None
     assert "secret" not in record.error.message
     assert "on fire" not in record.error.message
+
+
+async def test_what_is_tried_again_lets_others_go_first_for_a_while(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settlement, "retry_delay", lambda _attempt: 3600.0)
+    start_worker()
+    failing = await queue.add(a_job(adapters=(), params=some_params(prompt=null_engine.RAISE)))
+    other = await queue.add(a_job(adapters=()))
+
+    assert (await queue.ended(other)).status is JobStatus.SUCCEEDED
+    record = await queue.record(failing)
+    assert (record.status, record.attempts) == (JobStatus.QUEUED, 1)
 
 
 async def test_a_damaged_base_ends_the_process_and_the_job_may_run_elsewhere(

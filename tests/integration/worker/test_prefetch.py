@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from shared.queue.keys import BaseKeys
 from shared.queue.queue import JobQueue
 from shared.queue.terms import Lease, Mode, QueueSettings
 from shared.refs import base_tag
+from shared.results.redis_store import RedisResults
 from shared.sealing import Sealer
 from tests.builders import BASE, a_job, some_params
 from tests.integration.worker.conftest import (
@@ -27,6 +29,7 @@ from tests.integration.worker.conftest import (
     until,
 )
 from tests.null_engine import BROKEN_FILE, NullEngine
+from worker.executor import JobExecutor
 from worker.exit_codes import ExitCode
 from worker.metrics import Outcome
 from worker.staging import MOST_FAR
@@ -167,6 +170,28 @@ async def test_hints_take_no_more_than_the_room_that_nothing_wanted_has(
     await until(all_are_drawn)
 
 
+async def test_a_job_s_adapters_are_expected_as_long_as_it_is_drawn(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = set[JobId]()
+
+    @contextmanager
+    def noted(_executor: object, job: Job) -> Iterator[None]:
+        expected.add(job.id)
+        yield
+        expected.remove(job.id)  # not in a `finally`: what is only forgotten, and collected, has not ended
+
+    monkeypatch.setattr(JobExecutor, "expected", noted)
+    worker = start_worker(a_slow_engine())
+    job = await queue.add(endless())
+    await queue.drawing(job)
+    assert expected == {job}
+    await queue.jobs.cancel(job)
+    await queue.ended(job)
+    await worker.stop()
+    assert expected == set()
+
+
 async def test_a_slow_download_holds_up_its_own_job_alone(
     queue: QueueUser, start_worker: StartWorker, hub: Hub, held_downloads: asyncio.Event
 ) -> None:
@@ -230,6 +255,28 @@ async def test_what_was_held_by_a_worker_that_died_is_drawn_with_no_other_job_he
     held_downloads.set()
     record = await queue.ended(slow)
     assert (record.status, record.attempts) == (JobStatus.SUCCEEDED, 1)
+
+
+async def test_it_is_drawn_once_the_end_of_the_job_before_it_is_recorded(
+    queue: QueueUser, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, may_store = RedisResults.put, asyncio.Event()
+
+    async def slow_put(self: RedisResults, lease: Lease, data: bytes) -> str:
+        await may_store.wait()
+        return await store(self, lease, data)
+
+    monkeypatch.setattr(RedisResults, "put", slow_put)
+    before = await queue.add(a_job(adapters=()))
+    worker = start_worker()
+    await worker.drawing(1)
+    job = await suspect(queue, adapters=())
+    await queue.running(job)
+    await asyncio.sleep(0.3)
+    assert worker.engine.generations == 2  # the warm-up and the one before
+    may_store.set()
+    for each in (before, job):
+        assert (await queue.ended(each)).status is JobStatus.SUCCEEDED
 
 
 async def test_it_holds_up_nobody_while_it_waits_for_the_hub(

@@ -259,6 +259,18 @@ async def test_a_job_s_adapters_are_on_the_gpu_before_its_turn_as_far_as_they_fi
     assert not rig.gpu.holds(weight_file(small))
 
 
+@pytest.mark.parametrize(("rig", "size"), [("ram", 40), ("gpu", 20)], indirect=["rig"])
+async def test_what_is_used_again_outlives_what_came_after_it(rig: Rig, size: int) -> None:
+    def is_here(ref: AdapterRef) -> bool:
+        return rig.gpu.holds(weight_file(ref)) if rig.store._gpu else rig.store.holds([ref])
+
+    often, once, new = (a_ref(name, size) for name in ("often", "once", "new"))
+    for ref in (often, once, often, new):
+        async with rig.store.hold([ref], None):
+            assert is_here(ref)
+    assert (is_here(often), is_here(once)) == (True, False)
+
+
 async def test_who_waited_for_a_download_of_his_own_gets_what_another_has_read_meanwhile(rig: Rig) -> None:
     ref, begun, go_on = a_ref("a", 10), Event(), Event()
 
@@ -273,6 +285,9 @@ async def test_who_waited_for_a_download_of_his_own_gets_what_another_has_read_m
     ):
         late = asyncio.create_task(rig.store.fetch([ref], "late"))
         await asyncio.to_thread(begun.wait)
-        (early,) = await rig.store.fetch([ref], "early")
-        go_on.set()
+        try:
+            async with asyncio.timeout(10):
+                (early,) = await rig.store.fetch([ref], "early")
+        finally:
+            go_on.set()
         assert (await late)[0] is early

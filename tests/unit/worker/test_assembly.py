@@ -69,6 +69,22 @@ async def test_a_job_whose_adapters_are_in_ram_waits_for_no_other_file_to_be_rea
         read.set()
 
 
+async def test_adapters_of_a_pinned_repository_leave_ram_and_gpu_last(config: WorkerConfig) -> None:
+    config = replace(config, pinned=frozenset({FILE.repo}), ram_budget=100, gpu_budget=100)
+    assembly, engine = an_assembly(config), NullEngine(BASE, device="cuda:0")
+    gpu, ram = assembly._gpu(engine), assembly._store(engine)._ram
+    assert gpu is not None
+    others = [replace(FILE, repo=RepoId(f"someone/{name}")) for name in "bc"]
+    for file in (FILE, *others):
+        adapter = NullAdapter(nbytes=40, digest=known("d"))
+        ram.put(file, adapter)
+        await gpu.use(file, adapter)
+    assembly.close()
+
+    assert FILE in ram
+    assert gpu.holds(FILE)
+
+
 @pytest.mark.parametrize(("device", "has_tier"), [("cuda:0", True), ("cpu", False), ("mps:0", False)])
 def test_only_cuda_has_a_tier_of_its_own(
     assembly: Assembly[NullAdapter], device: str, has_tier: bool

@@ -52,19 +52,27 @@ async def test_a_heartbeat_that_cannot_go_on_gives_the_process_up(caplog: pytest
 
 @dataclass(slots=True)
 class ScriptedServer:
-    """Stands in for the queue and the directory: away while told so, and counts its calls."""
+    """Stands in for the queue and the directory: away while told so, and notes its calls."""
 
     is_away: bool = False
-    reaps: int = 0
+    calls: list[str] = field(default_factory=list)
     announced: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def reaps(self) -> int:
+        return self.calls.count("reap")
 
     async def announce(self, *_arguments: object) -> None:
         self.announced.set()
         if self.is_away:
             raise QueueUnavailable("the server is away")
 
+    async def heartbeat(self, _worker: WorkerId, _jobs: Sequence[Progress]) -> dict[JobId, LeaseState]:
+        self.calls.append("renew")
+        return {}
+
     async def reap(self) -> int:
-        self.reaps += 1
+        self.calls.append("reap")
         return 0
 
     async def beats(self, count: int) -> None:
@@ -138,3 +146,14 @@ async def test_after_an_outage_the_living_get_a_lease_s_time_before_any_lease_is
     await server.beats(1)
     assert server.reaps > before
     keeping.cancel()
+
+
+async def test_leases_of_others_are_reaped_once_the_worker_s_own_are_renewed() -> None:
+    jobs = RunningJobs()
+    jobs.add(RunningJob(a_lease()))
+    server: Any = ScriptedServer()
+    keeping = asyncio.create_task(a_heartbeat(jobs=jobs)._keep_house(server, server))
+    await server.beats(1)
+    keeping.cancel()
+
+    assert server.calls[:2] == ["renew", "reap"]

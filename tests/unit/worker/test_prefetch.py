@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from shared.errors import HubUnavailable
 from shared.jobs import Job
 from shared.refs import AdapterRef, RepoId
@@ -16,6 +18,7 @@ class NotingStore:
         self.asked: list[str] = []
         self.kept: set[str] = set()
         self.failing: set[str] = set()
+        self.error: Exception = HubUnavailable("not now")
         self.has_room = True
 
     @asynccontextmanager
@@ -23,7 +26,7 @@ class NotingStore:
         self.asked.append(ref.repo)
         await asyncio.sleep(0)
         if ref.repo in self.failing:
-            raise HubUnavailable("not now")
+            raise self.error
         if self.has_room:
             self.kept.add(ref.repo)
         try:
@@ -79,8 +82,10 @@ async def test_the_first_hints_come_first_and_no_more_than_so_many_at_once() -> 
     await prefetch.close()
 
 
-async def test_one_that_failed_is_left_to_its_job_for_a_while() -> None:
+@pytest.mark.parametrize("error", [HubUnavailable("not now"), OSError("a fault of our own")])
+async def test_one_that_failed_is_left_to_its_job_for_a_while(error: Exception) -> None:
     store, now = NotingStore(), 0.0
+    store.error = error
     store.failing = names("a")
     prefetch = Prefetch(store, clock=lambda: now)
     for _ in range(10):

@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pytest
 
+from shared.errors import JobExpired
 from shared.queue.terms import LeaseState
 from tests.builders import a_job, a_lease
 from worker.engine.contract import Interrupted
-from worker.running import RunningJob, RunningJobs
+from worker.running import RunningJob, RunningJobs, within
 
 
 async def test_progress_is_what_the_last_step_said() -> None:
@@ -101,3 +102,14 @@ async def test_what_remains_is_the_timeout_less_the_time_since_the_claim() -> No
     now = 112.0
 
     assert running.remaining == 18.0
+
+
+async def test_work_that_takes_longer_than_it_may_is_late_and_a_time_out_of_its_own_is_not() -> None:
+    async def time_out() -> None:
+        raise TimeoutError("of the work")
+
+    late = JobExpired("late")
+    with pytest.raises(JobExpired):
+        await within(0.0, asyncio.Event().wait(), late)
+    with pytest.raises(TimeoutError, match="of the work"):
+        await within(3600.0, time_out(), late)

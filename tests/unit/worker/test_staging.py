@@ -16,14 +16,17 @@ class Fetches:
     def __init__(self):
         self.ends = {}
         self.absent = {}
+        self.kept = set()
 
     async def fetch(self, running, on_absent):
         self.absent[running.lease.job.id] = on_absent
         return await self.ends.setdefault(running.lease.job.id, asyncio.get_running_loop().create_future())
 
     @contextmanager
-    def expected(self, _job):
+    def expected(self, job):
+        self.kept.add(job.id)
         yield
+        self.kept.remove(job.id)  # not in a `finally`: what is only forgotten, and collected, has not ended
 
 
 @pytest.fixture
@@ -119,3 +122,19 @@ async def test_what_is_cleared_is_given_back_and_fetched_no_more(fetches, a_stag
     assert [running.lease.job.id for running in await staging.clear()] == jobs
     assert all(fetches.ends[job].cancelled() for job in jobs)
     assert (len(staging), staging.has_ready) == (0, False)
+
+
+async def test_adapters_are_kept_for_a_job_until_it_is_drawn_fails_or_is_given_back(fetches, a_staged_job):
+    staging = Staging(fetches, on_error=lambda _running, _error: None)
+    drawn, failed, given_back = [await a_staged_job(staging) for _ in range(3)]
+    assert fetches.kept == {drawn, failed, given_back}
+    fetches.ends[drawn].set_result(0.1)
+    fetches.ends[failed].set_exception(RuntimeError("no such file"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert fetches.kept == {drawn, given_back}
+    with staging.take().expected:
+        assert fetches.kept == {drawn, given_back}
+    assert fetches.kept == {given_back}
+    await staging.clear()
+    assert fetches.kept == set()
