@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from redis.asyncio import Redis
 
-from shared.errors import QueueUnavailable
+from shared.errors import QueueUnavailable, WorkerFault
 from shared.jobs import WorkerId
 from shared.logs import log_context
 from shared.queue.queue import JobQueue
@@ -266,7 +266,8 @@ class Worker(Generic[A]):
         failing.add_done_callback(self._failing.discard)
 
     def _failure(self, running: RunningJob, error: Exception) -> Failure:
-        level = logging.ERROR if is_unforeseen(error) else logging.INFO
+        level = logging.WARNING if isinstance(error, WorkerFault) else logging.INFO
+        level = logging.ERROR if is_unforeseen(error) else level
         cause = None if isinstance(error, Interrupted) else error
         logger.log(level, "the attempt ended early", exc_info=cause, extra={"action": "attempt_failed"})
         return failure_of(error, running.lease.job)

@@ -56,6 +56,8 @@ class WorkerMetrics:
             registry=self.registry,
         )
         self._base = base
+        for outcome in Outcome:  # at 0: of a series that begins at 1, Prometheus sees no increase
+            self._jobs.labels(base, outcome)
         self.images = self._counter("images", "Images made.")
         self.fetch = self._histogram(
             "adapter_fetch_seconds", "Time until a job's adapters were in RAM.", WORK_BUCKETS

@@ -73,6 +73,7 @@ def test_what_is_set_is_used():
         ("WARMBASE_METADATA_TTL", ""),
         ("WARMBASE_LOG_LEVEL", "loud"),
         ("HF_ENDPOINT", "huggingface.co"),
+        ("WARMBASE_HOST", ""),
     ],
 )
 def test_a_bad_value_of_the_router_is_named_with_its_variable(name, value):
