@@ -136,7 +136,9 @@ def _weights_evidence(chosen: str | None, named: Sequence[str]) -> tuple[str, ..
     words = words_files(named)
     if len(words) == len(named):
         return ("weights: none but learned words, which a request has to name",)
-    weights = f"weights: {chosen or 'several files, none of a standard name'}"
+    several = "several files, none of a standard name"
+    unclear = several if len(named) > 1 else "what training may have left behind"
+    weights = f"weights: {chosen or unclear}"
     if not words:
         return (weights,)
     if chosen is None:

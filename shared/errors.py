@@ -5,7 +5,7 @@ WarmbaseError
 ├── RepoNotFound          the id names nothing on the Hub that this caller may see
 ├── RepoForbidden         gated, private or disabled, and the caller has no access
 ├── UnsupportedModel      the repository is no adapter or base that can be served
-├── AmbiguousWeights      several weight files; the request has to choose
+├── AmbiguousWeights      not clear which weight file; the request has to choose
 ├── AdapterRejected       the weight file is broken or does not fit its base
 ├── NoPoolForBase         no worker serves the base now
 ├── QueueFull             the base has more waiting jobs than it may have
@@ -89,12 +89,13 @@ class UnsupportedModel(WarmbaseError):
 
 
 class AmbiguousWeights(WarmbaseError):
-    """Several weight files fit; the request has to name one of `choices` in `field`."""
+    """It is not clear which weight file is meant; the request has to name one of `choices` in `field`."""
 
     code = ErrorCode.AMBIGUOUS_WEIGHTS
 
     def __init__(self, repo: str, choices: tuple[str, ...], field: str) -> None:
-        super().__init__(f"{repo} holds several weight files; name one in {field}: {', '.join(choices)}")
+        why = "holds several weight files" if len(choices) > 1 else "holds what training may have left behind"
+        super().__init__(f"{repo} {why}; name one in {field}: {', '.join(choices)}")
         self.choices = choices
         self.field = field
 

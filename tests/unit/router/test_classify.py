@@ -301,11 +301,13 @@ EVIDENCE = {
         "learned words: a_emb.safetensors, by the weights that a request names",
     ),
     "words alone": ((EMB,), "weights: none but learned words"),
+    "several files": (("a.safetensors", "b.safetensors"), "weights: several files, none of a standard name"),
+    "one that training left": (("checkpoint-10.safetensors",), "weights: what training may have left behind"),
 }
 
 
 @pytest.mark.parametrize(("files", "evidence"), EVIDENCE.values(), ids=EVIDENCE)
-def test_learned_words_beside_the_weights_are_part_of_the_evidence(files, evidence):
+def test_weights_and_the_learned_words_beside_them_are_part_of_the_evidence(files, evidence):
     adapter = verdict(document("a/b", files, tags=["lora"], cardData={"base_model": SDXL}))
 
     assert isinstance(adapter, LoraAdapter)
