@@ -16,7 +16,7 @@ local now = server_time()
 -- One death, however many jobs of these adapters the worker held.
 local function blame(affinity, worker)
   if affinity == '' then return end -- the bare base
-  redis.call('SADD', DEATHS .. affinity, worker)
+  redis.call('ZADD', DEATHS .. affinity, now, worker)
   redis.call('EXPIRE', DEATHS .. affinity, quarantine)
 end
 

@@ -218,7 +218,7 @@ end
 
 -- Whether these adapters were on so many workers that died: then no further one is given them.
 local function is_in_quarantine(affinity, most)
-  return redis.call('SCARD', DEATHS .. affinity) >= most
+  return redis.call('ZCARD', DEATHS .. affinity) >= most
 end
 
 -- End waiting jobs whose time is over, a bounded number of them; return how many.
