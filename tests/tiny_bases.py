@@ -23,7 +23,7 @@ def tiny_xl(seed: int = 0) -> StableDiffusionXLPipeline:
         text_encoder=CLIPTextModel(encoder).eval(),
         text_encoder_2=CLIPTextModelWithProjection(encoder).eval(),
         tokenizer=clip_tokenizer(),
-        tokenizer_2=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(pad="!"),  # as SDXL's own
         unet=xl_unet(),
         scheduler=_scheduler(),
         force_zeros_for_empty_prompt=True,

@@ -19,11 +19,14 @@ VOCABULARY = 514
 """Of the largest of them; text encoders have as many embeddings."""
 
 
-def clip_tokenizer() -> CLIPTokenizer:
+def clip_tokenizer(pad: str = END) -> CLIPTokenizer:
     alphabet = sorted(ByteLevel.alphabet())
     pieces = [*alphabet, *(f"{byte}</w>" for byte in alphabet), START, END]
     return CLIPTokenizer(
-        vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=77
+        vocab={piece: number for number, piece in enumerate(pieces)},
+        merges=[],
+        pad_token=pad,
+        model_max_length=77,
     )
 
 

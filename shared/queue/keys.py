@@ -17,7 +17,7 @@ a digest (`shared.refs.base_tag`), never text of a user.
 | `P:tags` | sorted set | priority and tenant -> the last score given | until virtual time reaches it |
 | `P:tenants` | hash | tenant -> how many of its jobs wait | fields leave at zero |
 | `P:overtakers` | sorted set | fence of a claim that passed waiting jobs -> its score | while these wait |
-| `P:deaths:AFFINITY` | sorted set | worker that died with these adapters -> when it did | `quarantine`, or the next success |
+| `P:deaths:AFFINITY` | sorted set | worker that died with these -> when it did | `quarantine`, or a success |
 | `P:idempotency:DIGEST` | string | job of a key, digest of its request | 2 timeouts, `record_ttl` |
 | `P:wake` | sorted set | one marker member: work is there | while jobs wait |
 | `P:worker:ID` | hash | the worker's last claim: token, job, fence | `claim_memory` after it |

@@ -19,7 +19,7 @@ class Script:
 
     def __init__(self, redis: Redis, name: str) -> None:
         self._redis = redis
-        self._text, self._sha = _text_and_digest(name)
+        self._text, self._sha = _text_and_digest(LUA, name)
 
     async def run(self, keys: list[str], *arguments: str | bytes | float) -> Any:  # noqa: ANN401 - each script has its reply
         """Run the script and return its reply.
@@ -36,9 +36,9 @@ class Script:
 
 
 @cache
-def _text_and_digest(name: str) -> tuple[str, str]:
+def _text_and_digest(folder: Path, name: str) -> tuple[str, str]:
     """Return a script as a server is given it. A router makes a queue for each tag that a job id names."""
-    common, script = ((LUA / f"{each}.lua").read_text(encoding="utf-8") for each in (SHARED_BY_ALL, name))
+    common, script = ((folder / f"{each}.lua").read_text(encoding="utf-8") for each in (SHARED_BY_ALL, name))
     header, _, body = script.partition("\n")  # its flags have to stand in the first line
     text = f"{header}\n{common}\n{body}"
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

@@ -1,6 +1,6 @@
 """From a weight file to the canonical adapter: every tensor accounted for, or a fault that says which."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -187,7 +187,16 @@ def _changes(
                         f"{layer.label}: its weight is quantised, and a DoRA needs it as it was before"
                     )
                 changes[name].append(delta)
+    _refuse_twins(changes, targets)
     return changes, unknown
+
+
+def _refuse_twins(changes: Mapping[str, Sequence[Delta]], targets: Targets) -> None:
+    """Refuse several changes of one module, which a file can spell in several ways: which one is meant?"""
+    modules = Counter(targets.names.values())  # those that are tied share a weight
+    for name, deltas in changes.items():
+        if len(deltas) > modules[name]:
+            raise AdapterFault(f"{name}: several names in the file mean this module")
 
 
 def _refuse_strangers(unknown: Sequence[str], total: int, components: Sequence[str]) -> None:

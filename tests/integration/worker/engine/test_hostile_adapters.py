@@ -81,6 +81,10 @@ CHANGES: dict[str, tuple[Change, str]] = {
         ),
         "same factor of the unet",
     ),
+    "modules by two names": (
+        lambda t: t | renamed(t, "down_blocks.1", "down_blocks_1"),
+        "several names in the file mean this module",
+    ),
     "alphas alone": (
         lambda _: {"lora_unet_nowhere.alpha": ONE, "lora_unet_input_blocks_4_1_proj_in.alpha": ONE},
         "changes nothing",

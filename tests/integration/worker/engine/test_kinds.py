@@ -273,6 +273,18 @@ class TestLayersThatTheBaseDoesNotHave:
         assert "2 of its 42 layers" in warning
         assert "down_blocks.9.attentions.0.proj_in" in warning
 
+    def test_a_bias_that_the_layer_does_not_have_counts_too(
+        self, xl: DiffusersEngine, tmp_path: Path
+    ) -> None:
+        layers = self.layers(xl, 0)
+        name = next(iter(layers))
+        tensors = spelled(layers) | {f"{name}.diff_b": torch.ones(64)}
+        adapter = xl.ingest(files.write(tmp_path / "a.safetensors", tensors))
+        assert len(adapter.changes) == 40
+        (warning,) = adapter.warnings
+        assert "1 of its 41 layers" in warning
+        assert f"unet.{self.paths(xl)[0]}.bias" in warning
+
     def test_above_it_the_file_is_refused(self, xl: DiffusersEngine, tmp_path: Path) -> None:
         path = files.write(tmp_path / "a.safetensors", spelled(self.layers(xl, 3)))
         with pytest.raises(AdapterFault, match="3 of its 43 layers do not exist"):

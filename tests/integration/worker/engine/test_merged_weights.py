@@ -236,12 +236,26 @@ def test_going_on_restores_what_only_the_last_one_touched(xl: DiffusersEngine, t
 def test_half_precision_weights_are_computed_in_float32_and_rounded_once(
     xl_folder: Path, tmp_path: Path, dtype: torch.dtype
 ) -> None:
+    """Some get one adapter's change, some another's, and some both, of ranks that differ in a batch."""
     engine = open_engine(xl_folder, dtype)
-    layers = files.random_layers(engine._pipeline, everything(engine) + files.convolutions(engine._pipeline))
+    targets = everything(engine) + files.convolutions(engine._pipeline)
     base = weights_of(engine)
-    adapter = engine.ingest(files.write(tmp_path / "a.safetensors", files.peft(layers)))
-    engine.activate([activation(adapter, 0.5)])
-    wanted = expected(base, (layers, 0.5))
+    parts, activations = [], []
+    for some, strength, of_factors in ((targets[:-20], 0.5, dtype), (targets[20:], -0.7, torch.float32)):
+        name = f"{strength}.safetensors"
+        layers = files.random_layers(
+            engine._pipeline,
+            some,
+            rank=lambda n: 2 + n % 3,
+            alpha=lambda _: 3.0,
+            seed=len(parts),
+            dtype=of_factors,
+        )
+        path = files.write(tmp_path / name, files.peft(layers), files.peft_config(layers))
+        parts.append((layers, strength))
+        activations.append(activation(engine.ingest(path), strength, name))
+    engine.activate(activations)
+    wanted = expected(base, *parts)
     after = weights_of(engine)
     different = total = 0
     for name, weight in wanted.items():

@@ -176,6 +176,7 @@ def test_two_adapters_with_one_word_are_refused(xl: DiffusersEngine, tmp_path: P
         ({"bundle_emb.w\n.clip_l": vectors(1)}, "printable"),
         ({f"bundle_emb.{'w' * 65}.clip_l": vectors(1)}, "printable"),
         ({"bundle_emb.w.clip_l": vectors(2), "bundle_emb.w_1.clip_l": vectors(1)}, "two of them"),
+        ({f"bundle_emb.w{n}.clip_l": vectors(75) for n in range(14)}, "1050 learned tokens are too many"),
     ],
 )
 def test_words_that_cannot_be_learned_are_refused(

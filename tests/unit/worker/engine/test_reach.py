@@ -25,19 +25,25 @@ def numbers(*shape: int) -> st.SearchStrategy[Tensor]:
     return st.integers(0, 2**32).map(drawn)
 
 
-products = st.integers(1, 3).flatmap(
-    lambda rank: st.builds(Product, up=numbers(ROWS, rank), down=numbers(rank, COLUMNS))
-)
+def products_of(rows: int, columns: int) -> st.SearchStrategy[Product]:
+    return st.integers(1, 3).flatmap(
+        lambda rank: st.builds(Product, up=numbers(rows, rank), down=numbers(rank, columns))
+    )
+
+
+products = products_of(ROWS, COLUMNS)
+
+
+def dense_or_product(rows: int, columns: int) -> st.SearchStrategy[Matrix]:
+    return st.builds(Dense, values=numbers(rows, columns)) | products_of(rows, columns)
+
+
 matrices: st.SearchStrategy[Matrix] = st.one_of(
     st.builds(Dense, values=numbers(ROWS, COLUMNS)),
     products,
     st.builds(Tucker, core=numbers(2, 3, 2), up=numbers(ROWS, 2), down=numbers(3, COLUMNS // 2)),
     st.builds(Hadamard, left=products, right=products),
-    st.builds(
-        Kronecker,
-        left=st.builds(Dense, values=numbers(2, 3)),
-        right=st.builds(Product, up=numbers(2, 1), down=numbers(1, 2)),
-    ),
+    st.builds(Kronecker, left=dense_or_product(2, 3), right=dense_or_product(2, 2)),
 )
 deltas = st.builds(
     Delta,
@@ -81,6 +87,12 @@ def test_the_reach_of_many_changes_is_the_farthest_of_each_weights_sum(meaning: 
 def test_no_element_exceeds_its_terms_times_the_peaks_of_its_factors(matrix: Matrix) -> None:
     bound = matrix.terms * math.prod(float(factor.abs().max()) for factor in matrix.factors)
     assert float(matrix.dense(torch.device("cpu")).abs().max()) <= bound * 1.0001
+
+
+@given(matrices)
+def test_where_all_numbers_are_one_an_element_is_the_number_of_its_terms(matrix: Matrix) -> None:
+    ones = matrix.exchanged(torch.ones_like)
+    assert torch.equal(ones.dense(torch.device("cpu")), torch.full(ones.shape, float(matrix.terms)))
 
 
 @given(deltas, numbers(ROWS, COLUMNS), st.floats(0, 2))

@@ -55,6 +55,16 @@ def test_factors_of_another_rank_than_the_config_says_are_refused() -> None:
         read_configs(header(r=4), ("unet",))["unet"].scale("conv_in", 8)
 
 
+@pytest.mark.parametrize("fields", [{"r": 0}, {"r": 4, "rank_pattern": {"conv_in": 0}}])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_rank_of_0_is_refused_where_factors_have_none_to_compare_it_with(
+    fields: dict[str, object], rslora: bool
+) -> None:
+    config = read_configs(header(**fields, use_rslora=rslora), ("unet",))["unet"]
+    with pytest.raises(AdapterFault, match=r"conv_in.*says rank 0"):
+        config.scale("conv_in", None)
+
+
 def test_a_pattern_of_more_names_than_a_file_may_have_tensors_is_refused() -> None:
     with pytest.raises(AdapterFault, match="10001 names"):
         read_configs(header(rank_pattern={f"a{n}": 4 for n in range(MAX_NAMES + 1)}), ("unet",))

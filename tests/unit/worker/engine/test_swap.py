@@ -20,10 +20,14 @@ from worker.engine.targets import Targets, find_targets
 from worker.engine.unmerged import AdaptableWeights
 
 
+def targets_of(dtype: torch.dtype) -> Targets:
+    layers = {name: nn.Linear(3, 3, bias=False, dtype=dtype) for name in ("down", "up")}
+    return find_targets({"unet": nn.ModuleDict(layers)})
+
+
 @pytest.fixture
 def targets() -> Targets:
-    layers = {"down": nn.Linear(3, 3, bias=False), "up": nn.Linear(3, 3, bias=False)}
-    return find_targets({"unet": nn.ModuleDict(layers)})
+    return targets_of(torch.float32)
 
 
 @pytest.fixture
@@ -41,7 +45,8 @@ def wanted(
         reading=Reading(number=number, nbytes=0, digest=known()),
         nbytes=0,
         changes={"unet.down": (delta,), "unet.up": (delta,)},
-        reach=2.0,
+        reach=2.0 * size,
+        fixed_reach=0.0 if magnitude is None else float(magnitude.max()),
     )
     return Activation(ref=replace(a_ref(), **ref), adapter=adapter)
 
@@ -129,10 +134,43 @@ def test_a_file_that_is_another_one_by_now_is_another_adapter_under_the_same_nam
     assert not torch.equal(targets.weights["unet.up"], before)
 
 
+BEYOND_FP16 = {
+    "two adapters that alone would fit": [
+        wanted(number=1, size=1e4, weight_name="a"),
+        wanted(number=2, size=1e4, weight_name="b"),
+    ],
+    "a magnitude": [wanted(magnitude=torch.full((3, 1), 1e5))],
+    "the beginning of a schedule": [wanted(size=1e4, scale=4.0, schedule=((0.5, 0.25),))],
+}
+
+
+@pytest.mark.parametrize("name", BEYOND_FP16)
+def test_what_could_leave_the_bases_number_format_is_refused_before_a_weight_is_written(name: str) -> None:
+    """A base of wider numbers takes it."""
+    targets = targets_of(torch.float16)
+    base = {name: weight.clone() for name, weight in targets.weights.items()}
+    with pytest.raises(AdapterFault, match="exceed the base's number format"):
+        Swap(AdaptableWeights(targets)).activate(BEYOND_FP16[name])
+    assert all(torch.equal(weight, base[name]) for name, weight in targets.weights.items())
+
+    wider = Swap(AdaptableWeights(targets_of(torch.bfloat16)))
+    assert wider.activate(BEYOND_FP16[name]) == SwapReport(written=2, restored=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_numbers_whose_squares_float32_cannot_hold_are_refused_though_the_weights_could(
+    dtype: torch.dtype,
+) -> None:
+    """A DoRA's norm would be infinite, and its weight zero."""
+    swap = Swap(AdaptableWeights(targets_of(dtype)))
+    with pytest.raises(AdapterFault, match="exceed the base's number format"):
+        swap.activate([wanted(magnitude=torch.ones(3, 1), size=1e20)])
+
+
 def with_words(
-    each: Activation[CanonicalAdapter], reading: Reading, *tokens: str
+    each: Activation[CanonicalAdapter], reading: Reading, *tokens: str, rows: int = 1
 ) -> Activation[CanonicalAdapter]:
-    words = tuple(Word(token=token, vectors={"clip_l": torch.ones(1, 4)}) for token in tokens)
+    words = tuple(Word(token=token, vectors={"clip_l": torch.ones(rows, 4)}) for token in tokens)
     return replace(each, adapter=replace(each.adapter, words=words, reading=reading))
 
 
@@ -149,6 +187,18 @@ def test_a_word_may_be_in_two_files_if_they_are_the_same_and_counts_once(
     with nullcontext() if may else pytest.raises(AdapterFault, match="the learned word 'mine' is in"):
         swap.activate(wanteds)
     assert [word.token for word in swap.words] == (["mine", "w"] if may else [])
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_what_a_word_of_several_vectors_is_spelled_as_is_no_other_files_word(swap: Swap, turn: int) -> None:
+    wanteds = [
+        with_words(
+            wanted(weight_name=token), Reading(number=rows, nbytes=0, digest=known(token)), token, rows=rows
+        )
+        for token, rows in (("w", 2), ("w_1", 1))
+    ]
+    with pytest.raises(AdapterFault, match="the learned word 'w_1' is in"):
+        swap.activate(wanteds[::turn])
 
 
 def test_words_do_not_wait_until_their_file_is_hashed(swap: Swap) -> None:
