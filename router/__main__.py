@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from router.app import create_app
 from shared.config import ConfigError, router_config
@@ -45,8 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         parser.error(str(error))
     configure_logging(config.common.log_level)
-    # What handlers raise is logged where it is answered. The rest is what strangers send in place of HTTP.
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    logging.getLogger("aiohttp.server").addFilter(_is_no_strangers_fault)
     try:
         web.run_app(
             create_app(config),
@@ -61,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"warmbase router: cannot listen on {config.host} port {config.port}: {error}\n")
         return 1
     return 0
+
+
+def _is_no_strangers_fault(record: logging.LogRecord) -> bool:
+    """Keep out what strangers send in place of HTTP: aiohttp logs it as an error of ours, stack and all."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 if __name__ == "__main__":

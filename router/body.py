@@ -22,8 +22,9 @@ _OTHER_STARTS = (b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 _BASE64_IMAGE_STARTS = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD")
 _DATA_URL = re.compile(r"data:[^,\s]*,", re.IGNORECASE)
 _IMAGE_URL = re.compile(r"data:(?:image/[^,\s]*|[^,\s]*;base64),", re.IGNORECASE)
-_NO_PROMPT = re.compile(r"(?=(?:.{4}){16,}\Z)[A-Za-z0-9+/]+={0,2}")
-"""As long a word as nobody asks to have drawn: base64, of an image that is not served if it is of one."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_LONGEST_WORD = 60
+"""Characters. Longer base64 is nothing that anybody asks to have drawn, but an image, of whatever kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,9 +95,13 @@ def _read_json(text: str, limits: Limits) -> Body:
 def _read_inputs(text: str, fields: Fields, limits: Limits) -> Body:
     """A picture is told from a prompt by the way that base64 of an image, or a data: URL, begins."""
     bare = text.strip()
-    if bare.startswith(_BASE64_IMAGE_STARTS) or _IMAGE_URL.match(bare) or _NO_PROMPT.fullmatch(bare):
+    if bare.startswith(_BASE64_IMAGE_STARTS) or _IMAGE_URL.match(bare) or _is_base64(bare):
         return Body(prompt="", source=_picture_of_text(text, limits), fields=fields)
     return Body(prompt=checked_text(text, INPUTS, limits.max_prompt), fields=fields)
+
+
+def _is_base64(text: str) -> bool:
+    return len(text) > _LONGEST_WORD and len(text) % 4 == 0 and _BASE64.fullmatch(text) is not None
 
 
 def _picture_of_text(text: str, limits: Limits) -> SourcePicture:

@@ -137,7 +137,7 @@ def _weights_evidence(chosen: str | None, named: Sequence[str]) -> tuple[str, ..
     if len(words) == len(named):
         return ("weights: none but learned words, which a request has to name",)
     several = "several files, none of a standard name"
-    unclear = several if len(named) > 1 else "what training may have left behind"
+    unclear = several if len(named) > 1 else f"perhaps {named[0]}, which a request has to name"
     weights = f"weights: {chosen or unclear}"
     if not words:
         return (weights,)

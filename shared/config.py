@@ -134,7 +134,7 @@ def router_config(environ: Mapping[str, str] = os.environ) -> RouterConfig:
     return RouterConfig(
         common=_common(environ),
         limits=Limits(),
-        host=_read(environ, "WARMBASE_HOST", "127.0.0.1", _something),
+        host=_read(environ, "WARMBASE_HOST", "127.0.0.1", _host),
         port=_read(environ, "WARMBASE_PORT", 8000, _port),
         request_timeout=_read(environ, "WARMBASE_REQUEST_TIMEOUT", 300.0, _positive),
         metadata_ttl=_read(environ, "WARMBASE_METADATA_TTL", 300.0, _positive),
@@ -155,7 +155,7 @@ def worker_config(environ: Mapping[str, str] = os.environ) -> WorkerConfig:
         device=environ.get("WARMBASE_DEVICE", "auto"),
         dtype=_read(environ, "WARMBASE_DTYPE", "auto", _one_of("auto", "float32", "float16", "bfloat16")),
         compiled=_read(environ, "WARMBASE_COMPILE", "off", _one_of("off", "on")) == "on",
-        host=_read(environ, "WARMBASE_HOST", "127.0.0.1", _something),
+        host=_read(environ, "WARMBASE_HOST", "127.0.0.1", _host),
         probe_port=_read(environ, "WARMBASE_PROBE_PORT", 0, _port),
         max_adapter_bytes=_read(environ, "WARMBASE_MAX_ADAPTER_BYTES", 4 << 30, _count),
         ram_budget=_read(environ, "WARMBASE_RAM_BUDGET", 4 << 30, _count),
@@ -242,7 +242,7 @@ def _http_url(text: str) -> str:
     return text.rstrip("/")
 
 
-def _something(text: str) -> str:
+def _host(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty: all addresses are 0.0.0.0, and leaving it out is 127.0.0.1")
     return text

@@ -94,8 +94,9 @@ class AmbiguousWeights(WarmbaseError):
     code = ErrorCode.AMBIGUOUS_WEIGHTS
 
     def __init__(self, repo: str, choices: tuple[str, ...], field: str) -> None:
-        why = "holds several weight files" if len(choices) > 1 else "holds what training may have left behind"
-        super().__init__(f"{repo} {why}; name one in {field}: {', '.join(choices)}")
+        super().__init__(
+            f"{repo}: it is not clear which weight file is meant; name one in {field}: {', '.join(choices)}"
+        )
         self.choices = choices
         self.field = field
 

@@ -108,7 +108,8 @@ class JobExecutor(Generic[A]):
     async def fetch(self, running: RunningJob, on_absent: Callable[[], object]) -> float:
         """Bring the job's adapters to RAM, or to the GPU, and its picture; return the seconds that this took.
 
-        May run beside a drawing. `on_absent` is called for each adapter that has to come from the Hub.
+        May run beside a drawing. `on_absent` is called for each adapter that has to come from the Hub, and
+        while what keeps the picture does not answer.
 
         Raises:
             Interrupted: the job was stopped.
@@ -118,7 +119,7 @@ class JobExecutor(Generic[A]):
         job = running.lease.job
         started = self._clock()
         if digest := job.params.source:
-            running.source = await _in_time(running, self._source(job, digest))
+            running.source = await _in_time(running, self._source(job, digest, on_absent))
         await _in_time(running, self._adapters(job, on_absent))
         return self._clock() - started
 
@@ -126,22 +127,26 @@ class JobExecutor(Generic[A]):
         adapters = await self._store.fetch(job.adapters, self._token(job), on_absent=on_absent)
         await self._store.lift(job.adapters, adapters)
 
-    async def _source(self, job: Job, digest: str) -> Image:
+    async def _source(self, job: Job, digest: str, on_absent: Callable[[], object]) -> Image:
         """Return the picture that the job starts from, once what keeps it answers."""
-        data = await self._kept(source_name(job.base, digest))
+        data = await self._kept(source_name(job.base, digest), on_absent)
         read = partial(read_picture, data, job.params, self._engine.info.size_multiple, LIMITS)
         return await asyncio.get_running_loop().run_in_executor(self._decoding, read)
 
-    async def _kept(self, name: str) -> bytes:
+    async def _kept(self, name: str, on_absent: Callable[[], object]) -> bytes:
         pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 return await self._results.get(name)
             except ResultGone as error:
                 raise ResultGone(SOURCE_GONE) from error
-            except QueueUnavailable:
+            except QueueUnavailable as error:
                 # it may be a server of its own, whose outage shall not cost the job its attempts
-                logger.warning("no answer comes; the picture is waited for", extra={"action": "source_waits"})
+                on_absent()
+                logger.warning(
+                    "no answer comes; the picture is waited for",
+                    extra={"action": "source_waits", "cause": str(error.__cause__)},
+                )
                 await asyncio.sleep(next(pauses))
 
     def expected(self, job: Job) -> AbstractContextManager[None]:

@@ -231,8 +231,8 @@ class Worker(Generic[A]):
         running = staged.running
         if running.lease.is_suspect:
             await self._settled()
-            await asyncio.gather(*self._failing)
             await self._release_staged()
+            await asyncio.gather(*self._failing)
         ending, error = await self._draw(staged)
         await self._settled()
         self._settling = asyncio.create_task(self._settle(running, ending))

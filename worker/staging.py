@@ -30,7 +30,7 @@ class StagedJob:
     Attributes:
         fetching: ends with the seconds that took, or with None if the job is over.
         expected: keeps the adapters in RAM.
-        is_far: whether one of the adapters has to come from the Hub.
+        is_far: whether what it needs has to come from the Hub, or from a store that does not answer now.
     """
 
     running: RunningJob

@@ -186,16 +186,18 @@ class Drawing:
             # its own words are of its code, or of parameters that are not those of a request
             raise InvalidRequest(
                 "parameters.num_inference_steps",
-                f"{choice.scheduler} cannot make {choice.steps} steps; another number may do, or scheduler",
+                f"{choice.scheduler} cannot make {choice.steps} steps: ask for more or fewer, or another",
             ) from error
         return scheduler
 
 
 def _field(side: str, params: GenerationParams, source: Image | None) -> str:
     """Return the field that says how long a side is: where that is as the picture has it, the picture."""
-    if source is None:
-        return f"parameters.{side}"
-    return "inputs" if params.width is None else f"parameters.target_size.{side}"
+    if source is not None and getattr(params, side) is None:
+        return "inputs"
+    if source is not None and None not in {params.width, params.height}:
+        return f"parameters.target_size.{side}"
+    return f"parameters.{side}"
 
 
 def _reporting(on_step: StepCallback, *, whole: bool) -> Any:  # noqa: ANN401 - a callback in diffusers' own shape

@@ -115,7 +115,7 @@ def _studied(
         _refuse_strangers(unknown, len(changes) + len(unknown), targets.components)
         words = read_words(found.words)
         if not changes and not words:
-            raise AdapterFault("it changes nothing: it holds alphas alone")
+            raise AdapterFault("it changes nothing in this base")
         return Meaning(
             changes={name: tuple(deltas) for name, deltas in changes.items()},
             words=words,

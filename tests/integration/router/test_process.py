@@ -51,6 +51,26 @@ def wait_until_ready(port):
     raise AssertionError("the router never became ready")
 
 
+STRANGERS = (
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    b"POST /models/a/b HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnone",
+    b"POST /models/a/b HTTP/1.1\r\nHost: a\r\nContent-Encoding: br\r\nContent-Length: 4\r\n\r\nnone",
+    b"POST /models/a/b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnone\r\n",
+)
+
+
+def test_what_is_no_proper_http_is_answered_and_no_fault_in_the_log(process):
+    running, port = process
+    wait_until_ready(port)
+    for sent in STRANGERS:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(sent)
+            assert connection.recv(100).startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 0
+    assert b"Traceback" not in running.stderr.read()
+
+
 def test_it_serves_in_little_memory_and_ends_when_told(process):
     running, port = process
     wait_until_ready(port)

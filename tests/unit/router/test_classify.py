@@ -302,7 +302,7 @@ EVIDENCE = {
     ),
     "words alone": ((EMB,), "weights: none but learned words"),
     "several files": (("a.safetensors", "b.safetensors"), "weights: several files, none of a standard name"),
-    "one that training left": (("checkpoint-10.safetensors",), "weights: what training may have left behind"),
+    "one that training left": (("checkpoint-10.safetensors",), "weights: perhaps checkpoint-10.safetensors"),
 }
 
 

@@ -35,9 +35,12 @@ def test_what_is_not_the_requests_fault_may_be_tried_again():
         (InvalidRequest("", "the body is no JSON"), "the body is no JSON"),
         (
             AmbiguousWeights("a/b", ("checkpoint-10.safetensors",), "f"),
-            r"a/b .* left behind; name one in f: checkpoint-10",
+            "a/b: it is not clear .*; name one in f: checkpoint-10",
         ),
-        (AmbiguousWeights("a/b", ("x", "y"), "loras[0].weight_name"), r"a/b .* loras\[0\].weight_name: x, y"),
+        (
+            AmbiguousWeights("a/b", ("x", "y"), "loras[0].weight_name"),
+            r"a/b: .* loras\[0\].weight_name: x, y",
+        ),
         (QueueFull("1000 jobs wait", retry_after=12.0), "1000 jobs wait"),
     ],
 )

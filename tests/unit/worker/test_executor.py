@@ -1,13 +1,16 @@
 """One job on the compute thread: what others are told of that thread meanwhile."""
 
+import hashlib
+import io
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from PIL.Image import Image
+from PIL import Image
 
+from shared.errors import QueueUnavailable
 from shared.jobs import GenerationParams
 from shared.refs import AdapterRef
 from tests.builders import BASE, a_job, a_lease, some_params
@@ -33,7 +36,7 @@ class TimedEngine(NullEngine):
         self.silences: list[float] = []
 
     def generate(
-        self, params: GenerationParams, on_step: StepCallback, source: Image | None = None
+        self, params: GenerationParams, on_step: StepCallback, source: Image.Image | None = None
     ) -> Generated:
         def timed(done: int, total: int) -> None:
             self._pass(STEP)
@@ -57,6 +60,33 @@ class EmptyStore:
     async def hold(self, _refs: Sequence[AdapterRef], _token: str | None) -> AsyncIterator[tuple[()]]:
         yield ()
 
+    async def fetch(self, _refs: Sequence[AdapterRef], _token: str | None, **_options: Any) -> list[Any]:
+        return []
+
+    async def lift(self, _refs: Sequence[AdapterRef], _adapters: Sequence[Any]) -> None:
+        """There is nothing to lift."""
+
+
+class Away:
+    """What keeps pictures: it does not answer before it was asked a few times."""
+
+    def __init__(self, picture: bytes) -> None:
+        self._picture = picture
+        self.asked = 0
+
+    async def get(self, _name: str) -> bytes:
+        self.asked += 1
+        if self.asked < 4:
+            raise QueueUnavailable("away")
+        return self._picture
+
+
+@pytest.fixture
+def results() -> Away:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    return Away(file.getvalue())
+
 
 @pytest.fixture
 def pulse(clock: Clock) -> Pulse:
@@ -75,10 +105,9 @@ def metrics() -> WorkerMetrics:
 
 @pytest.fixture
 def executor(
-    engine: TimedEngine, pulse: Pulse, metrics: WorkerMetrics, clock: Clock
+    engine: TimedEngine, pulse: Pulse, metrics: WorkerMetrics, clock: Clock, results: Away
 ) -> Iterator[JobExecutor[NullAdapter]]:
-    store, results = EmptyStore(), object()
-    given: Any = {"store": store, "results": results}
+    given: Any = {"store": EmptyStore(), "results": results}
     with ThreadPoolExecutor(1) as threads:
         yield JobExecutor(
             engine=engine,
@@ -139,3 +168,14 @@ async def test_a_check_of_the_base_that_hangs_is_noticed_and_one_that_ends_is_fo
 
     assert engine.silences == [CHECK]
     assert pulse.silence() == 0.0
+
+
+async def test_a_job_is_far_while_what_keeps_its_picture_does_not_answer(
+    executor: JobExecutor[NullAdapter], results: Away
+) -> None:
+    digest = hashlib.sha256(results._picture).hexdigest()
+    running, told = a_running_job(source=digest), list[int]()
+    await executor.fetch(running, lambda: told.append(results.asked))
+
+    assert told == [1, 2, 3]
+    assert running.source is not None

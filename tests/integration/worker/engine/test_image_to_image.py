@@ -149,6 +149,8 @@ def test_a_size_that_the_base_cannot_draw_is_told_by_the_field_that_says_it(
     width, height = size
     for field, asked in (
         ("inputs", params()),
+        ("inputs", params(height=height)),
+        ("parameters.width", params(width=width)),
         ("parameters.target_size.width", params(width=width, height=height)),
     ):
         with pytest.raises(InvalidRequest, match=str(width)) as refusal:
