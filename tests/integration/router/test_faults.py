@@ -42,11 +42,11 @@ async def base_queue(redis):
 
 @pytest.fixture
 def kill_a_worker(base_queue, redis, keys):
-    """Have a worker claim the next job, and die."""
-    tokens = count()
+    """Have a worker, each time another one, claim the next job, and die."""
+    numbers = count()
 
     async def kill():
-        lease = await claim_one(base_queue, WorkerId("doomed"), f"token-{next(tokens)}")
+        lease = await claim_one(base_queue, WorkerId(f"doomed-{next(numbers)}"), "a token")
         assert await redis.zadd(keys.active, {lease.job.id: 1}, xx=True, ch=True) == 1
         assert await base_queue.reap() == 1
 
