@@ -186,7 +186,8 @@ class Drawing:
             # its own words are of its code, or of parameters that are not those of a request
             raise InvalidRequest(
                 "parameters.num_inference_steps",
-                f"{choice.scheduler} cannot make {choice.steps} steps: ask for more or fewer, or another",
+                f"{choice.scheduler} cannot make {choice.steps} steps: ask for more or fewer, "
+                "or for another scheduler",
             ) from error
         return scheduler
 

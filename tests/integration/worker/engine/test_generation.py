@@ -108,7 +108,8 @@ def test_steps_that_a_scheduler_cannot_make_are_refused_in_words_of_the_request(
     with pytest.raises(InvalidRequest) as refusal:
         xl.generate(params(scheduler=scheduler, steps=steps), _stop_never)
     assert (
-        refusal.value.problem == f"{scheduler} cannot make {steps} steps: ask for more or fewer, or another"
+        refusal.value.problem
+        == f"{scheduler} cannot make {steps} steps: ask for more or fewer, or for another scheduler"
     )
 
 
