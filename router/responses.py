@@ -94,8 +94,7 @@ def job_view(record: JobRecord) -> dict[str, object]:
     problem = problem_of_end(record) if record.status.is_end else None
     result = record.result
     # the last heartbeat may have been before the last step
-    done, of = (result.steps, result.steps) if result else record.progress or (0, 0)
-    step, total = (done, of) if of else (None, None)
+    step, total = (result.steps, result.steps) if result else record.progress or (None, None)
     return {
         "id": record.id,
         "status": record.status.value,

@@ -102,7 +102,7 @@ def decode_record(job: JobId, values: Sequence[bytes | None]) -> JobRecord | Non
             enqueued_at=float(enqueued_at or b""),
             started_at=float(started_at) if started_at else None,
             finished_at=float(finished_at) if finished_at else None,
-            progress=(int(step), int(total)) if step and total else None,
+            progress=(int(step), int(total)) if step and total and int(total) else None,
             result=decode_result(result) if result else None,
             error=decode_error(error) if error else None,
             unwanted=unwanted is not None,

@@ -213,7 +213,7 @@ class JobRecord:
         attempts: how often it was claimed.
         crashes: how many of these ended with the worker's death.
         enqueued_at: seconds since the epoch, by the server's clock, as are the other times.
-        progress: denoising steps done and to do.
+        progress: denoising steps done and to do; None until it is known how many.
         unwanted: whether nobody cancelled it: the router that alone waited for it seemed to be gone. One that
             was not enqueues the job again.
     """

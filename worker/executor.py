@@ -44,10 +44,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 LIMITS = Limits()
 
-logger = logging.getLogger(__name__)
-
 MOST_HOT = 16
 """Affinities that a claim may prefer: each costs the server a look."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

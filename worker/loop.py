@@ -266,8 +266,8 @@ class Worker(Generic[A]):
         failing.add_done_callback(self._failing.discard)
 
     def _failure(self, running: RunningJob, error: Exception) -> Failure:
-        level = logging.WARNING if isinstance(error, WorkerFault) else logging.INFO
-        level = logging.ERROR if is_unforeseen(error) else level
+        foreseen = logging.WARNING if isinstance(error, WorkerFault) else logging.INFO
+        level = logging.ERROR if is_unforeseen(error) else foreseen
         cause = None if isinstance(error, Interrupted) else error
         logger.log(level, "the attempt ended early", exc_info=cause, extra={"action": "attempt_failed"})
         return failure_of(error, running.lease.job)

@@ -10,7 +10,7 @@ A converter may also look at a tensor's numbers, and rename by what it sees. Who
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -132,8 +132,7 @@ class Conversion:
             used = {key for each in _traced(state.values()) for key in each.sources}
         _refuse_dropped(tensors, used)
         named = {self._with_component(key): _untraced(tensor) for key, tensor in state.items()}
-        if len(named) != len(state):
-            raise AdapterFault(f"several of its keys mean the same factor of the {self.denoiser}")
+        refuse_merged(state, named, self.denoiser)
         return named, {self._with_component(key): float(alpha) for key, alpha in alphas.items()}
 
     def _with_component(self, key: str) -> str:
@@ -182,6 +181,12 @@ def _refuse_dropped(tensors: Mapping[str, Tensor], used: Collection[str]) -> Non
             f"its keys mix formats: {len(dropped)} of {len(tensors)} tensors would be dropped, "
             f"such as {quoted(dropped[0])}"
         )
+
+
+def refuse_merged(given: Sized, respelled: Sized, component: str) -> None:
+    """Refuse keys that came to be the same: one tensor would take another one's place."""
+    if len(respelled) != len(given):
+        raise AdapterFault(f"several of its keys mean the same factor of the {component}")
 
 
 def _brief(error: Exception) -> str:

@@ -240,9 +240,8 @@ def _reshaped(layer: Layer, factor: Tensor, rows: int, columns: int, shape: Sequ
     """Return a factor as a matrix; some files hold one as a convolution: 1x1, or of the weight's kernel."""
     if factor.shape == (rows, columns):
         return factor
-    if not 2 <= factor.ndim <= 4 or factor.shape[0] != rows or factor.numel() != rows * columns:
-        raise _misfit(layer, [factor], shape)
-    if factor.shape[1] != columns and tuple(factor.shape[2:]) != tuple(shape[2:]):
+    has_its_numbers = 2 <= factor.ndim <= 4 and factor.shape[0] == rows and factor.numel() == rows * columns
+    if not has_its_numbers or (factor.shape[1] != columns and factor.shape[2:] != tuple(shape[2:])):
         raise _misfit(layer, [factor], shape)
     return factor.reshape(rows, columns)
 

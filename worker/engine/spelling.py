@@ -12,7 +12,7 @@ from diffusers.utils.state_dict_utils import (
 from torch import Tensor
 
 from worker.engine.contract import AdapterFault, quoted
-from worker.engine.conversion import Conversion, OnLook
+from worker.engine.conversion import Conversion, OnLook, refuse_merged
 
 V = TypeVar("V")
 
@@ -82,8 +82,7 @@ def _to_peft(component: str, part: dict[str, V]) -> dict[str, V]:
             part = convert_state_dict_to_peft(part, original_type=age)
         # layers outside of attention and MLP, which the first two leave
         converted = convert_unet_state_dict_to_peft(part)
-    if len(converted) != len(part):
-        raise AdapterFault(f"several of its keys mean the same factor of the {component}")
+    refuse_merged(part, converted, component)
     return dict(converted)
 
 

@@ -124,16 +124,21 @@ async def test_a_stale_answer_stands_in_while_the_source_hangs_and_what_it_bring
     assert await cache.get("a") == "a:3"
 
 
-async def test_a_source_that_is_slow_and_answers_is_waited_for(source):
-    cache = source.cache(replace(LIFETIMES, patience=0.0))
-    await cache.get("a")
-    source.now = 301.0
+async def assert_waits(source, cache, answer):
+    """Who asks for `a` gets this once the source gives it, and nothing before."""
     source.gate.clear()
     asking = asyncio.create_task(cache.get("a"))
     await asyncio.sleep(0.01)
     assert not asking.done()
     source.gate.set()
-    assert await asking == "a:2"
+    assert await asking == answer
+
+
+async def test_a_source_that_is_slow_and_answers_is_waited_for(source):
+    cache = source.cache(replace(LIFETIMES, patience=0.0))
+    await cache.get("a")
+    source.now = 301.0
+    await assert_waits(source, cache, "a:2")
 
 
 async def test_a_source_that_failed_and_has_answered_since_is_waited_for_again(source):
@@ -144,12 +149,7 @@ async def test_a_source_that_failed_and_has_answered_since_is_waited_for_again(s
     source.error = None
     await cache.get("b")
     source.now = 307.0
-    source.gate.clear()
-    asking = asyncio.create_task(cache.get("a"))
-    await asyncio.sleep(0.01)
-    assert not asking.done()
-    source.gate.set()
-    assert await asking == "a:4"
+    await assert_waits(source, cache, "a:4")
 
 
 async def test_a_stale_answer_has_an_end(source):

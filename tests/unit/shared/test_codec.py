@@ -134,6 +134,10 @@ def test_a_waiting_job_has_no_more_than_its_beginning():
     assert not read.unwanted
 
 
+def test_the_progress_of_a_job_is_not_known_before_its_first_step():
+    assert decode_record(JobId("id"), record(status=b"running", step=b"0", total=b"0")).progress is None
+
+
 def test_a_cancelled_job_tells_whether_it_was_only_unwanted():
     assert decode_record(JobId("id"), record(status=b"cancelled", unwanted=b"1")).unwanted
 
